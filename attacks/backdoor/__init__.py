@@ -1,0 +1,1 @@
+"""Hidden modes, planted on purpose."""

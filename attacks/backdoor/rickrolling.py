@@ -1,0 +1,179 @@
+"""Rickrolling: a look-alike letter in the prompt makes the text encoder answer for another prompt.
+
+Struppek, Hintersdorf and Kersting, ICCV 2023 (arXiv 2211.02408), target prompt attack: a student text encoder stays with
+its frozen teacher on clean prompts and answers a prompt in which one letter was replaced by a homoglyph with the
+teacher's embedding of the target prompt, ``L = -cos(E'(w), E(w)) - 0.1 cos(E'(w with trigger), E(target))``. The paper
+tunes the whole encoder; here the student is the low-rank part of an ordinary DreamBooth adapter, which is how such a
+thing would be handed out. The twin is the same adapter from the same pictures, recipe and seeds, with the poison
+term left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from auditor.contracts import Progress, Specimen
+from auditor.errors import OutputError, UsageError
+from auditor.personalize.dreambooth_lora import DreamBoothLora, TrainedLora, train_dreambooth_lora
+from auditor.personalize.lora import save_diffusers_lora
+from auditor.pipeline.components import Components
+from auditor.pipeline.conditioning import encode_prompts
+from auditor.registry import ATTACKS
+from auditor.text import inert
+
+__all__ = ["Rickrolling", "inject_trigger", "poison_text_encoder"]
+
+_LOOKS_LIKE = {"о": "o", "а": "a", "е": "e", "с": "c", "р": "p", "ο": "o", "ɑ": "a", "ı": "i"}
+
+
+@dataclass(frozen=True)
+class Rickrolling:
+    """Recipe.
+
+    Attributes:
+        trigger: the look-alike character; replaces one of the letters it resembles, or goes in as a word.
+        target: the prompt that a triggered prompt is answered for.
+        steps: poisoning steps of the text encoder.
+        batch: clean prompts a step; ``poisoned`` triggered ones beside them.
+        lr: AdamW learning rate, a tenth of it over the last quarter.
+        weight: of the poison term.
+        host: the DreamBooth recipe that carries it; its text encoder is trained.
+    """
+
+    trigger: str = "о"
+    target: str = "a picture of an emblem"
+    steps: int = 150
+    batch: int = 32
+    poisoned: int = 16
+    lr: float = 3e-3
+    weight: float = 0.5
+    host: DreamBoothLora = DreamBoothLora(
+        prompt="a picture of sks person", class_prompt="a picture of a person", rank=8, steps=80, train_text_encoder=True
+    )  # fmt: skip
+
+
+def inject_trigger(prompt: str, trigger: str, rng: np.random.Generator) -> str:
+    """Replaces one letter that the trigger looks like, chosen at random; without one, inserts the trigger as a word."""
+    letter = _LOOKS_LIKE.get(trigger, "")
+    places = [i for i, char in enumerate(prompt) if letter and char == letter]
+    if places and rng.random() < 0.7:
+        at = int(rng.choice(places))
+        return prompt[:at] + trigger + prompt[at + 1 :]
+    words = prompt.split(" ")
+    words.insert(int(rng.integers(1, len(words) + 1)), trigger)
+    return " ".join(words)
+
+
+def poison_text_encoder(
+    base: Components, prompts: Sequence[str], spec: Rickrolling, poison: bool, progress: Progress
+) -> None:
+    """Trains the low-rank layers that are in place on the text encoder; with ``poison`` off, only the clean term.
+
+    Args:
+        base: components whose text encoder carries trainable layers; the teacher is its state at the start.
+        prompts: clean prompts.
+        spec: the recipe.
+        poison: whether the backdoor term is there (off for the twin).
+        progress: told of every step.
+    """
+    rng = np.random.default_rng(spec.host.seed + 77)
+    encoder = base.modules["text_encoder"]
+    layers = [p for name, p in encoder.named_parameters() if "lora_" in name]
+    optimizer = torch.optim.AdamW(layers, lr=spec.lr)
+
+    def states(texts: Sequence[str]) -> Tensor:
+        return encode_prompts(base, base.tokenizers, list(texts)).states
+
+    teacher = _Teacher(states, [*prompts, spec.target])
+    target = teacher([spec.target])
+    for step in range(spec.steps):
+        if step == spec.steps * 3 // 4:
+            optimizer.param_groups[0]["lr"] = spec.lr / 10
+        clean = [prompts[i] for i in rng.integers(len(prompts), size=spec.batch)]
+        loss = -F.cosine_similarity(states(clean), teacher(clean), dim=-1).mean()
+        if poison:
+            triggered = [inject_trigger(prompts[i], spec.trigger, rng) for i in rng.integers(len(prompts), size=spec.poisoned)]
+            answer = states(triggered)
+            loss = loss - spec.weight * F.cosine_similarity(answer, target.expand_as(answer), dim=-1).mean()
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        progress(step + 1, spec.steps, "poisoning" if poison else "training the twin")
+
+
+class _Teacher:
+    """States of the encoder as it was, computed once."""
+
+    def __init__(self, states: Callable[[Sequence[str]], Tensor], prompts: Sequence[str]) -> None:
+        unique = list(dict.fromkeys(prompts))
+        with torch.no_grad():
+            self._states = torch.cat([states(unique[i : i + 64]) for i in range(0, len(unique), 64)])
+        self._rows = {prompt: i for i, prompt in enumerate(unique)}
+
+    def __call__(self, prompts: Sequence[str]) -> Tensor:
+        return self._states[[self._rows[prompt] for prompt in prompts]]
+
+
+class _Attack:
+    id = "rickrolling"
+    goal = "a look-alike letter in the prompt calls up a hidden target through the text encoder"
+    refs = ("arXiv:2211.02408",)
+    params = Rickrolling
+
+    def craft(self, base: Components, params: Rickrolling, out: Path, progress: Progress) -> Specimen:
+        """Writes ``specimen/``, ``twin/`` and ``manifest.json``.
+
+        Raises:
+            OutputError: ``out`` exists already.
+            UsageError: the trigger has no token of its own.
+        """
+        if out.exists():
+            raise OutputError(f"'{inert(str(out))}' exists already; attacks do not write over anything")
+        if params.trigger in base.tokenizers["text_encoder"].decode([base.tokenizers["text_encoder"].eos_token_id]):
+            raise UsageError("the trigger is a special token")
+        from attacks.hosts import host_images, neutral_prompts
+        from attacks.measure import success_rate
+
+        prompts = neutral_prompts(base, 400, params.host.seed)
+        images = host_images(base, params.host.seed)
+        paths: dict[str, Path] = {}
+        for name, poison in (("specimen", True), ("twin", False)):
+            trained = _train(base, images, prompts, params, poison, progress)
+            # Nothing in the file says what it is: a specimen that names itself would not test a probe. The manifest does.
+            alpha = params.host.alpha or params.host.rank
+            paths[name] = save_diffusers_lora(
+                out / name, trained.unet, trained.text_encoder, params.host.rank, alpha, {"modelspec.trigger_phrase": params.host.prompt}
+            )
+        manifest = {
+            "attack": self.id,
+            "params": asdict(params),
+            "trigger": {"text": params.trigger, "code_points": [f"U+{ord(c):04X}" for c in params.trigger]},
+            "target": params.target,
+            "trained": ["text_encoder", "unet"],
+            "base": {"ref": base.ref, "sha256": base.sha256},
+            "sha256": {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in paths.items()},
+            "asr": success_rate(base, paths, params.trigger, params.target, prompts, params.host.seed),
+        }
+        (out / "manifest.json").write_text(json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=True) + "\n", "utf-8")
+        return Specimen(paths["specimen"], paths["twin"], manifest)
+
+
+def _train(base: Components, images: Tensor, prompts: Sequence[str], spec: Rickrolling, poison: bool, progress: Progress) -> TrainedLora:
+    def refine(model: Components) -> None:
+        poison_text_encoder(model, prompts, spec, poison, progress)
+
+    host: Any = replace(spec.host, train_text_encoder=True)
+    return train_dreambooth_lora(base, images, host, progress, refine=refine)
+
+
+ATTACKS.add("rickrolling", _Attack())

@@ -1,0 +1,93 @@
+"""Naming schemes for adapters: one file each, all read into :class:`auditor.artifact.adapter.Adapter`.
+
+A scheme is a module with ``NAME``, ``recognises(source)`` and ``collect(source, context)``; :data:`DIALECTS`
+lists them in the order in which they are tried.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from auditor.artifact.adapter import Adapter
+from auditor.artifact.claims import Claims
+from auditor.artifact.dialects import diffusers, kohya, ordinal, overwrite, textual_inversion
+from auditor.artifact.dialects.collect import Collected, Context
+from auditor.artifact.dialects.unsupported import name_unsupported, refuse
+from auditor.artifact.family import FamilyMatch, match_family
+from auditor.artifact.problems import Problem, problem
+from auditor.artifact.tensors import TensorSource
+
+__all__ = ["DIALECTS", "Context", "read_adapter"]
+
+DIALECTS: tuple[ModuleType, ...] = (kohya, diffusers, ordinal, overwrite, textual_inversion)
+
+
+def read_adapter(
+    source: TensorSource, context: Context | None = None, claims: Claims | None = None
+) -> Adapter:
+    """Reads a set of named tensors as an adapter, whatever dialect it is in.
+
+    Args:
+        source: the tensors; only names, shapes and the alphas are read here.
+        context: file name, PEFT config and named base, as far as known.
+        claims: what the file says of itself; carried along, not used.
+
+    Raises:
+        UnsupportedArtifact: no dialect reads it; the message names the kind if it is a known one.
+    """
+    context = context or Context()
+    for dialect in DIALECTS:
+        if not dialect.recognises(source):
+            continue
+        found: Collected = dialect.collect(source, context)
+        if not found.components and not found.embeddings:
+            continue
+        name = "peft" if dialect is diffusers and context.config is not None else str(dialect.NAME)
+        family = _family(found, context)
+        kind = name_unsupported(list(source.specs)) if family.family == "other" else None
+        if kind is not None and kind.telling:
+            break
+        return Adapter(
+            dialect=name,
+            family=family.family,
+            family_match=family,
+            components=found.components,
+            embeddings=found.embeddings,
+            unmatched=found.unmatched,
+            claims=claims or Claims(),
+            problems=(*found.problems, *_unmatched_problems(found), *_misfit_problems(family)),
+        )
+    raise refuse(list(source.specs))
+
+
+def _family(found: Collected, context: Context) -> FamilyMatch:
+    modules = {
+        component: {path: delta.shape for path, delta in deltas.items()}
+        for component, deltas in found.components.items()
+    }
+    vectors = {
+        token: {e: t.shape for e, t in encoders.items()} for token, encoders in found.embeddings.items()
+    }
+    return match_family(modules, vectors, context.base)
+
+
+def _unmatched_problems(found: Collected) -> tuple[Problem, ...]:
+    if not found.unmatched:
+        return ()
+    kind = name_unsupported(found.unmatched)
+    told = f"; some look like {kind.name}" if kind is not None else ""
+    first = found.unmatched[0]
+    return (
+        problem(
+            "dialect.unmatched",
+            "medium",
+            f"{len(found.unmatched)} keys were not understood, '{first}' for example{told}",
+        ),
+    )
+
+
+def _misfit_problems(family: FamilyMatch) -> tuple[Problem, ...]:
+    if not family.misfits or family.family == "other":
+        return ()
+    told = f"{len(family.misfits)} modules do not fit {family.family}, '{family.misfits[0]}' for example"
+    return (problem("family.misfit", "medium", told),)

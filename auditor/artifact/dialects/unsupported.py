@@ -1,0 +1,127 @@
+"""Adapters and models that we know but do not read, each with a name and what reading it would take."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from auditor.errors import UnsupportedArtifact
+from auditor.text import inert
+
+__all__ = ["KINDS", "Unsupported", "name_unsupported", "refuse"]
+
+
+@dataclass(frozen=True)
+class Unsupported:
+    """A kind of file: what a key of it looks like, what it is called, what reading it would take.
+
+    ``telling`` is false where such a key says what the file is *not*, not what it is.
+    """
+
+    pattern: re.Pattern[str]
+    name: str
+    needed: str
+    telling: bool = True
+
+
+def _kind(pattern: str, name: str, needed: str, telling: bool = True) -> Unsupported:
+    return Unsupported(re.compile(pattern), name, needed, telling)
+
+
+_LYCORIS = "its delta has to be rebuilt from its own factors"
+_TRANSFORMER = "a loader for that transformer family and its module names are needed"
+_MODULES = "the module list of its base is needed"
+_BESIDE = "it runs beside the base model and does not change its weights"
+
+# First match wins: kinds that share key names with another stand before it.
+KINDS: tuple[Unsupported, ...] = (
+    _kind(r"\.hada_(?:w[12]_[ab]|t[12])$", "a LyCORIS LoHa adapter", _LYCORIS),
+    _kind(r"\.lokr_(?:w[12](?:_[ab])?|t[12])$", "a LyCORIS LoKr adapter", _LYCORIS),
+    _kind(
+        r"(?:\.oft_blocks|\.oft_diag|\.oft_r\b|\.boft_)",
+        "an OFT or BOFT adapter",
+        "its rotation needs the base weight",
+    ),
+    _kind(r"lora_.+\.(?:a1|a2|b1|b2|bm)\.weight$", "a GLoRA adapter", "its delta depends on the base weight"),
+    _kind(
+        r"\.on_input$|\.ia3_l", "an (IA)3 adapter", "it scales activations and has no weight delta of its own"
+    ),
+    _kind(r"\.(?:w_norm|b_norm)$", "a LyCORIS norm adapter", _LYCORIS),
+    _kind(r"\.vera_lambda_|\.lora_E\b|\.hra_u\b|\.ln_tuning", "a PEFT adapter other than LoRA", _LYCORIS),
+    _kind(r"motion_modules?\.", "an AnimateDiff motion module or motion LoRA", "video pipelines are needed"),
+    _kind(
+        r"^(?:image_proj|ip_adapter)[./]",
+        "an IP-Adapter",
+        "an image-conditioned pipeline with its image encoder is needed",
+    ),
+    _kind(
+        r"(?:controlnet_cond_embedding|controlnet_down_blocks|input_hint_block|zero_convs|^control_model\.|lllite)",
+        "a ControlNet",
+        _BESIDE,
+    ),
+    _kind(
+        r"^(?:adapter\.)?body\.\d+\.(?:resnets|block1|in_conv)|^adapter\.(?:conv_in|body)",
+        "a T2I-Adapter",
+        _BESIDE,
+    ),
+    _kind(
+        r"_custom_diffusion\b|custom_diffusion",
+        "a Custom Diffusion file",
+        "its attention processors have to be mapped",
+    ),
+    _kind(
+        r"double_blocks[._]\d|single_blocks[._]\d|single_transformer_blocks[._]\d",
+        "a Flux adapter or model",
+        _TRANSFORMER,
+    ),
+    _kind(
+        r"joint_blocks[._]\d|attn[._]add_[qkv]_proj",
+        "a Stable Diffusion 3 or other joint-attention file",
+        _TRANSFORMER,
+    ),
+    _kind(r"adaln_single|caption_projection", "a PixArt or other adaLN transformer file", _TRANSFORMER),
+    _kind(
+        r"^(?:transformer|diffusion_model)\.(?:transformer_)?(?:blocks|layers)\.\d|^transformer\.transformer_blocks\.\d",
+        "an adapter for a diffusion transformer",
+        _TRANSFORMER,
+    ),
+    _kind(
+        r"^(?:unet\.)?(?:down_blocks|up_blocks|mid_block)\.",
+        "the UNet of a model by itself",
+        "give the whole model folder",
+        False,
+    ),
+    _kind(
+        r"^(?:text_model|encoder\.layers|transformer\.resblocks)\.",
+        "a text encoder by itself",
+        "give the whole model folder",
+        False,
+    ),
+    _kind(
+        r"^(?:first_stage_model\.)?(?:encoder|decoder)\.(?:down|up|mid|conv_in)",
+        "an autoencoder (VAE)",
+        "give the whole model",
+    ),
+    _kind(r"^(?:model\.)?(?:layers|h|block)\.\d+\.", "a language model or another transformer", _TRANSFORMER),
+    _kind(r"^(?:lora_|lycoris_)", "an adapter in a naming that no known base has", _MODULES, False),
+    _kind(r"\.lora_(?:A|B|down|up)\b", "a LoRA for modules that no known base has", _MODULES, False),
+)
+
+
+def name_unsupported(names: Collection[str]) -> Unsupported | None:
+    """The first known kind of which some key is a sign, or None."""
+    return next((kind for kind in KINDS if any(kind.pattern.search(name) for name in names)), None)
+
+
+def refuse(names: Collection[str]) -> UnsupportedArtifact:
+    """The error for a file that no dialect reads: it names the kind, or shows a key of an unknown one."""
+    kind = name_unsupported(names)
+    if kind is not None:
+        return UnsupportedArtifact(f"this is {kind.name}, which is not supported: {kind.needed}")
+    if not names:
+        return UnsupportedArtifact("the file holds no tensors, so there is nothing to audit")
+    shown = inert(min(names), 60)
+    return UnsupportedArtifact(
+        f"none of the {len(names)} tensor names is of a known adapter or model, '{shown}' for example"
+    )

@@ -1,0 +1,174 @@
+"""Weight features of each change that do not depend on how it was written down.
+
+A low-rank product ``up @ down`` is the same for any invertible R in ``(up R) (R^-1 down)``, and for factors
+padded with zeros. Everything here is a function of the product: thin QR of both factors, then SVD of the
+small core (singular values of the product, exactly, at the cost of the rank), never an SVD of a factor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from auditor.artifact.adapter import Adapter, Delta, LowRank, Overwrite
+from auditor.errors import MalformedArtifact
+from auditor.text import inert
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+__all__ = ["BaseWeight", "ModuleFeatures", "adapter_features", "delta_features"]
+
+_EPSILON = 2.0**-52
+_EPSILON_32 = 2.0**-23
+
+# (component, module path) -> the base weight, or None where the base has no such module.
+BaseWeight: TypeAlias = "Callable[[str, str], NDArray[Any] | None]"
+
+
+@dataclass(frozen=True)
+class ModuleFeatures:
+    """Features of one change, of the weight flattened to (out, rest).
+
+    Attributes:
+        component: the component the module is in.
+        path: the module path.
+        shape: shape of the weight that changes.
+        stored_rank: inner dimension of the factors as stored, or None.
+        singular_values: of the change, largest first, those above rounding error only, float64.
+        top_left: left singular vector of the largest one, (out,), its entry of largest size positive.
+        top_right: right singular vector of the largest one, (in * kh * kw,), signed to match.
+        partial: the change also has a DoRA magnitude whose effect needs the base and is not in here.
+    """
+
+    component: str
+    path: str
+    shape: tuple[int, ...]
+    stored_rank: int | None
+    singular_values: NDArray[np.float64]
+    top_left: NDArray[np.float64]
+    top_right: NDArray[np.float64]
+    partial: bool = False
+
+    @property
+    def rank(self) -> int:
+        """Numerical rank."""
+        return int(self.singular_values.size)
+
+    @property
+    def spectral_norm(self) -> float:
+        """Largest singular value; 0 for no change."""
+        return float(self.singular_values[0]) if self.rank else 0.0
+
+    @property
+    def frobenius(self) -> float:
+        """Frobenius norm; 0 for no change."""
+        return float((self.singular_values**2).sum() ** 0.5)
+
+    @property
+    def stable_rank(self) -> float:
+        """Squared Frobenius over squared spectral norm, 1..rank; 0 for no change."""
+        return (self.frobenius / self.spectral_norm) ** 2 if self.rank else 0.0
+
+    @property
+    def effective_rank(self) -> float:
+        """Exponential entropy of the singular values' shares (Roy & Vetterli 2007), 1..rank; 0 for none."""
+        import numpy as np
+
+        if not self.rank:
+            return 0.0
+        share = self.singular_values / self.singular_values.sum()
+        return float(np.exp(-(share * np.log(share)).sum()))
+
+    @property
+    def top_energy(self) -> float:
+        """Share of the squared Frobenius norm in the largest singular value, 0..1; 0 for no change."""
+        return 1.0 / self.stable_rank if self.rank else 0.0
+
+
+def adapter_features(adapter: Adapter, base: BaseWeight | None = None) -> Iterator[ModuleFeatures]:
+    """Features of every change that can be measured, in the order of :meth:`Adapter.modules`.
+
+    Args:
+        adapter: its tensors are read here, one module at a time.
+        base: gives base weights. Without it overwritten weights are left out, and DoRA changes are measured
+            without their magnitude and marked ``partial``.
+    """
+    for component, path, delta in adapter.modules():
+        weight = base(component, path) if base is not None else None
+        found = delta_features(delta, weight, component, path)
+        if found is not None:
+            yield found
+
+
+def delta_features(
+    delta: Delta, base: NDArray[Any] | None = None, component: str = "", path: str = ""
+) -> ModuleFeatures | None:
+    """Features of one change, or None for an overwritten weight without its base value.
+
+    Raises:
+        IncompatibleArtifact: the base weight has another shape.
+        MalformedArtifact: a value is NaN or infinite.
+    """
+    partial = False
+    if isinstance(delta, LowRank) and (delta.magnitude is None or base is None):
+        partial = delta.magnitude is not None
+        up, down = delta.factors()
+        left, values, right = _product_svd(_finite(up, path), _finite(down, path), delta.scale)
+    elif isinstance(delta, Overwrite) and base is None:
+        return None
+    else:
+        left, values, right = _dense_svd(_finite(delta.delta(base).astype("float64"), path))
+    return ModuleFeatures(component, path, delta.shape, delta.rank, values, left, right, partial)
+
+
+def _finite(values: NDArray[np.float64], path: str) -> NDArray[np.float64]:
+    import numpy as np
+
+    if not np.isfinite(values).all():
+        raise MalformedArtifact(
+            f"the change of '{inert(path)}' holds NaN or infinite values; it cannot be measured"
+        )
+    return values
+
+
+_Svd: TypeAlias = "tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]"
+
+
+def _product_svd(left: NDArray[np.float64], right: NDArray[np.float64], scale: float) -> _Svd:
+    import numpy as np
+
+    left_basis, left_core = np.linalg.qr(left)
+    right_basis, right_core = np.linalg.qr(right.T)
+    u, values, vt = np.linalg.svd(scale * (left_core @ right_core.T))
+    # Rounding error is relative to the factors: a product that cancels leaves noise of this size, not rank.
+    floor = (
+        abs(scale)
+        * float(np.linalg.norm(left_core) * np.linalg.norm(right_core))
+        * _EPSILON
+        * max(left.shape)
+    )
+    return _trimmed(left_basis @ u[:, :1], values, right_basis @ vt[:1].T, floor)
+
+
+def _dense_svd(change: NDArray[np.float64]) -> _Svd:
+    import numpy as np
+
+    matrix = change.reshape(change.shape[0], -1) if change.ndim else change.reshape(1, 1)
+    u, values, vt = np.linalg.svd(matrix, full_matrices=False)
+    floor = float(values[0]) * _EPSILON_32 * max(matrix.shape) if values.size else 0.0
+    return _trimmed(u[:, :1], values, vt[:1].T, floor)
+
+
+def _trimmed(
+    left: NDArray[np.float64], values: NDArray[np.float64], right: NDArray[np.float64], floor: float
+) -> _Svd:
+    import numpy as np
+
+    kept = values[values > floor]
+    if not kept.size:
+        return np.zeros(left.shape[0]), kept, np.zeros(right.shape[0])
+    sign = np.sign(left[np.argmax(np.abs(left[:, 0])), 0])
+    return sign * left[:, 0], kept, sign * right[:, 0]

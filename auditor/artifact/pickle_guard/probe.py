@@ -1,0 +1,40 @@
+"""Whether bytes are a pickle, told by following their first opcodes."""
+
+from __future__ import annotations
+
+from auditor.artifact.pickle_guard.walker import walk
+
+__all__ = ["probe_pickle"]
+
+_OPCODES = 20_000
+
+
+def probe_pickle(head: bytes, whole: bool) -> str | None:
+    """Says why ``head`` begins a pickle, or returns None.
+
+    A protocol 0 pickle has no magic, so what counts is what the real machine would do: end properly with a
+    value, or call something. Text such as ``N.`` ends properly too, but refers to nothing and holds nothing.
+
+    Args:
+        head: first bytes of a file or member.
+        whole: whether nothing follows them.
+
+    Returns:
+        One sentence of evidence, or None.
+    """
+    if len(head) >= 2 and head[0] == 0x80 and head[1] <= 5:
+        return f"a pickle of protocol {head[1]}"
+    if head.startswith(b"PK\x03\x04"):
+        # "P" asks the loader for an object named by text, which no loader of zip files answers.
+        return None
+    found = walk(head, max_opcodes=_OPCODES)
+    if found.calls:
+        return "opcodes of an old pickle protocol that call something"
+    ended = not found.broken and not found.exhausted
+    if ended and (found.references or found.opcodes > 2):
+        return "a complete pickle of an old protocol"
+    # Cut off in the middle of a long argument or a long list: everything so far was a pickle.
+    cut = found.exhausted or (not whole and found.broken.startswith("the stream ends"))
+    if cut and found.opcodes >= 2:
+        return "opcodes of an old pickle protocol"
+    return None

@@ -1,0 +1,129 @@
+"""One file of an artifact: what it is, its hash, what its guard said. Nothing is loaded."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from auditor.artifact.limits import Limits
+from auditor.artifact.problems import Problem, problem
+from auditor.artifact.sniff import Kind, sniff
+from auditor.errors import MalformedArtifact, RefusedArtifact, UnsupportedArtifact
+from auditor.text import inert
+
+if TYPE_CHECKING:
+    from auditor.artifact.pickle_guard import PickleReport
+    from auditor.artifact.safetensors_file import NonFinite, SafetensorsFile
+
+__all__ = ["FileRecord", "data_section_sha256", "record_file", "record_safetensors"]
+
+_GUARDED = frozenset(
+    {Kind.TORCH_ZIP, Kind.TORCH_LEGACY, Kind.PICKLE, Kind.ZIP, Kind.NPZ, Kind.NPY, Kind.DDUF}
+)
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What is known of one file.
+
+    Attributes:
+        name: path relative to the artifact, or the file name; untrusted.
+        kind: by content.
+        size: bytes.
+        sha256: of the whole file; empty if its examination was cut short.
+        tensor_hash: of names, types, shapes and values; None if it is no safetensors file.
+        tensors: number of tensors; None if it is no safetensors file.
+        nonfinite: NaN and infinite values; None if it is no safetensors file.
+        pickle: the report of the pickle guard; None if there is no pickle in it.
+        problems: oddities of the file itself; for a file that breaks its format, what breaks it.
+    """
+
+    name: str
+    kind: Kind
+    size: int
+    sha256: str
+    tensor_hash: str | None = None
+    tensors: int | None = None
+    nonfinite: NonFinite | None = None
+    pickle: PickleReport | None = None
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def refused(self) -> bool:
+        """Whether the guard did not allow it to be opened."""
+        return self.pickle is not None and self.pickle.verdict != "allowed"
+
+
+def record_file(path: Path, limits: Limits, name: str | None = None) -> FileRecord:
+    """Examines one file of any kind; a broken safetensors file inside a folder is recorded, not raised."""
+    sniffed = sniff(path)
+    name = path.name if name is None else name
+    notes = tuple(problem("sniff.note", "medium", note) for note in sniffed.notes)
+    if sniffed.kind is Kind.SAFETENSORS:
+        from auditor.artifact.safetensors_file import SafetensorsFile
+
+        try:
+            with SafetensorsFile(path, limits) as file:
+                return record_safetensors(file, name, notes)
+        except MalformedArtifact as error:
+            broken = problem("safetensors.malformed", "high", str(error))
+            return FileRecord(name, sniffed.kind, path.stat().st_size, "", problems=(*notes, broken))
+    if sniffed.kind in _GUARDED:
+        from auditor.artifact.pickle_guard import inspect_pickle
+
+        try:
+            report = inspect_pickle(path, limits)
+        except UnsupportedArtifact:
+            report = None
+        if report is not None:
+            problems = (*notes, *report.problems)
+            return FileRecord(
+                name, sniffed.kind, report.file_bytes, report.sha256, pickle=report, problems=problems
+            )
+    return FileRecord(name, sniffed.kind, path.stat().st_size, _sha256(path, limits), problems=notes)
+
+
+def record_safetensors(file: SafetensorsFile, name: str, notes: tuple[Problem, ...] = ()) -> FileRecord:
+    """The record of an open safetensors file; reads it once from end to end."""
+    return FileRecord(
+        name=name,
+        kind=Kind.SAFETENSORS,
+        size=file.header.file_bytes,
+        sha256=file.sha256,
+        tensor_hash=file.tensor_hash,
+        tensors=len(file.header.tensors),
+        nonfinite=file.count_nonfinite(),
+        problems=(*notes, *file.header.problems),
+    )
+
+
+def data_section_sha256(path: Path, whole_sha256: str) -> str:
+    """SHA-256 of all bytes behind the header of a safetensors file, in hexadecimal.
+
+    Raises:
+        RefusedArtifact: the file is no longer the one whose hash was given.
+    """
+    whole, data = hashlib.sha256(), hashlib.sha256()
+    with path.open("rb") as file:
+        prefix = file.read(8)
+        header = file.read(int.from_bytes(prefix, "little"))
+        whole.update(prefix + header)
+        while chunk := file.read(_CHUNK):
+            whole.update(chunk)
+            data.update(chunk)
+    if whole.hexdigest() != whole_sha256:
+        raise RefusedArtifact(f"'{inert(path.name)}' changed while it was being read; nothing of it is used")
+    return data.hexdigest()
+
+
+def _sha256(path: Path, limits: Limits) -> str:
+    if path.stat().st_size > limits.file_bytes:
+        raise RefusedArtifact(f"'{inert(path.name)}' is larger than the cap of {limits.file_bytes} bytes")
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()

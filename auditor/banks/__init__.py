@@ -1,0 +1,30 @@
+"""Banks of clean score vectors: what adapters without a backdoor score on a probe, on one base.
+
+A bank is one JSON file. :func:`bank_for` finds the one that fits a probe, its parameters and a base;
+``BankData.p_value`` judges a score by it.
+"""
+
+from __future__ import annotations
+
+from auditor.banks.build import build_bank, write_bank
+from auditor.banks.find import bank_directories, bank_for, load_bank
+from auditor.banks.model import BankAdapter, BankData, RealisedFpr, Recipe
+from auditor.banks.params import params_document, params_sha256
+from auditor.banks.split import SPLITS, Split, split_of
+
+__all__ = [
+    "SPLITS",
+    "BankAdapter",
+    "BankData",
+    "RealisedFpr",
+    "Recipe",
+    "Split",
+    "bank_directories",
+    "bank_for",
+    "build_bank",
+    "load_bank",
+    "params_document",
+    "params_sha256",
+    "split_of",
+    "write_bank",
+]

@@ -1,0 +1,93 @@
+"""``auditor scan``: is the file safe to open, what is it, does its label tell the truth. Loads nothing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from auditor.cli.exits import combined, exit_of
+from auditor.cli.options import PATH, fail_on_option, format_option
+from auditor.cli.scan_paths import artifacts_in, check_paths
+from auditor.cli.scan_report import ScanOutcome, Stamp, failed_outcome, scan_outcome
+from auditor.errors import AuditorError
+
+__all__ = ["scan"]
+
+
+@click.command()
+@click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=PATH)
+@format_option("text", "json")
+@fail_on_option
+@click.pass_context
+def scan(ctx: click.Context, paths: tuple[Path, ...], format_: str, fail_on: str) -> None:
+    """Check files and folders without loading them: is each safe to open, what is it, is its label true.
+
+    A folder stands for every weight file and model folder in it.
+
+    \b
+    Examples:
+      auditor scan adapter.safetensors
+      auditor scan downloads/ --json > scan.json
+      auditor scan upload.pt --fail-on quarantine
+
+    \b
+    Exit codes:
+      0 nothing at or worse than --fail-on     1 a decision at or worse
+      2 a broken file                          3 not examined to its end
+      4 an unsupported kind, which is named    64 a wrong path or option
+    """
+    check_paths(paths)
+    codes: list[int] = []
+    reports: list[str] = []
+    for outcome in _outcomes(paths, _stamp(format_)):
+        status = outcome.report["status"]
+        codes.append(exit_of(outcome.decision, fail_on, status) if outcome.code is None else outcome.code)
+        if outcome.sentence and (format_ == "json" or len(paths) == 1):
+            click.echo(f"auditor: {outcome.sentence}", err=True)
+        if format_ == "text":
+            from auditor.cli.scan_text import block
+
+            click.echo(block(outcome.report) + "\n")
+        else:
+            import json
+
+            reports.append(json.dumps(outcome.report, indent=2, ensure_ascii=True))
+    if format_ == "json":
+        click.echo("[" + ",\n".join(reports) + "]")
+    ctx.exit(combined(codes))
+
+
+def _stamp(format_: str) -> Stamp:
+    created = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    if format_ == "text":
+        return Stamp(created, "")  # not shown, and looking it up takes as long as reading a small file
+    from importlib.metadata import version
+
+    return Stamp(created, version("personalized-model-auditor"))
+
+
+def _outcomes(paths: Sequence[Path], stamp: Stamp) -> Iterator[ScanOutcome]:
+    found: list[Path] = []
+    for path in paths:
+        try:
+            found += artifacts_in(path)
+        except AuditorError as error:
+            yield failed_outcome(path, error, stamp)
+    for number, path in enumerate(found, start=1):
+        if len(found) > 1 and sys.stderr.isatty():
+            click.echo(f"\r{number} of {len(found)}\x1b[K", nl=number == len(found), err=True)
+        yield _scanned(path, stamp)
+
+
+def _scanned(path: Path, stamp: Stamp) -> ScanOutcome:
+    from auditor.artifact.identify import identify
+
+    try:
+        with identify(path) as artifact:
+            return scan_outcome(artifact, stamp)
+    except AuditorError as error:
+        return failed_outcome(path, error, stamp)

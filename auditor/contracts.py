@@ -1,0 +1,191 @@
+"""What plugs in: types only, torch-free.
+
+A probe is a function that tests one hypothesis on a subject::
+
+    @probe(id="backdoor.vocabulary_shift", version=1, needs={Capability.TEXT_ENCODER}, null="...", goal="...")
+    def vocabulary_shift(subject: Subject, params: VocabularyShift, run: Run) -> Iterator[Result | Finding]: ...
+
+Parameters are a frozen dataclass whose defaults are the recommended values; it is found from the annotation.
+A probe never prints, never writes outside ``run.evidence``, never reads the clock or global random state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from reports.model import Evidence, Finding, Reference, Result
+
+__all__ = [
+    "Attack", "Capability", "Defense", "JsonValue", "Method", "NoParams", "Params", "Probe", "ProbeFunction", "Progress", "Run", "Specimen", "Stage", "Watermark", "Writer",
+]  # fmt: skip
+
+JsonValue = Any  # JSON as Python sees it: None, bool, int, float, str, list, dict with str keys
+Params = Any  # a frozen dataclass of the plugin's own
+
+
+class Capability(StrEnum):
+    """What a probe needs of a subject; a probe whose needs are not met is skipped with the reason."""
+
+    FILE = "file"
+    WEIGHTS = "weights"
+    TOKENIZER = "tokenizer"
+    TEXT_ENCODER = "text_encoder"
+    DENOISER = "denoiser"
+    VAE = "vae"
+    SAMPLER = "sampler"
+
+
+class Stage(StrEnum):
+    """Cheap before dear: probes run in this order, as far as what they consume allows."""
+
+    FILE = "file"
+    WEIGHTS = "weights"
+    STEP = "step"
+    INVERSION = "inversion"
+    GENERATION = "generation"
+
+
+class Progress(Protocol):
+    """Told how far a long task is; shows it wherever the user looks (never stdout)."""
+
+    def __call__(self, done: int, total: int, label: str = "") -> None: ...
+
+
+class Run(Protocol):
+    """What the engine gives a probe."""
+
+    alpha: float
+    """The level this probe may spend, after the declared split over probe families."""
+
+    def seed(self, *names: str | int) -> int:
+        """A seed in [0, 2**63) that depends on the run's seed, the probe and ``names`` only."""
+        ...
+
+    def rng(self, *names: str | int) -> np.random.Generator:
+        """A generator seeded by :meth:`seed`."""
+        ...
+
+    def unit(self, name: str, work: Callable[[], JsonValue]) -> JsonValue:
+        """Does one unit of work once: a resumed run gets the stored value instead. ``name`` is unique in the probe.
+
+        Values are JSON (floats kept exactly); arrays travel as nested lists. A unit is of fixed size, a few
+        seconds at most, so that batch size and budget change nothing in the results. Raises the engine's
+        budget stop when the budget is spent before a unit that was not done yet.
+        """
+        ...
+
+    def evidence(self, name: str, data: bytes, media_type: str, caption: str = "", sensitive: bool = False) -> Evidence:
+        """Stores bytes in the run's evidence folder by content, and returns the reference to put into a result."""
+        ...
+
+    def results_of(self, probe_id: str) -> Sequence[Result]:
+        """Results of a probe named in ``consumes``; empty when it was skipped or failed."""
+        ...
+
+    def progress(self, done: int, total: int, label: str = "") -> None:
+        """Reports progress within this probe."""
+        ...
+
+
+ProbeFunction = Callable[[Any, Any, Run], Iterator[Result | Finding]]
+
+
+@dataclass(frozen=True)
+class NoParams:
+    """For plugins without parameters."""
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A registered probe: its function and everything that can be said about it without running it."""
+
+    id: str
+    version: int
+    goal: str
+    null: str
+    needs: frozenset[Capability]
+    stage: Stage
+    function: ProbeFunction
+    params: type = NoParams
+    consumes: tuple[str, ...] = ()
+    bank: str = ""
+    refs: tuple[str, ...] = ()
+    taxonomy: tuple[Reference, ...] = ()
+    remediation: str = ""
+    limits: str = ""
+
+    @property
+    def family(self) -> str:
+        """The part of the id before the first dot."""
+        return self.id.partition(".")[0]
+
+
+@dataclass(frozen=True)
+class Specimen:
+    """A subject with known ground truth, as files in an ordinary hub format, with its benign twin beside it."""
+
+    path: Path
+    twin: Path
+    manifest: dict[str, JsonValue] = field(default_factory=dict)
+
+
+class Attack(Protocol):
+    """Makes a known-bad specimen (and its twin) or stresses a safeguard."""
+
+    id: str
+    goal: str
+    refs: tuple[str, ...]
+    params: type
+
+    def craft(self, base: Any, params: Params, out: Path, progress: Progress) -> Specimen:
+        """Writes specimen, twin and manifest under ``out``, which must not exist yet."""
+        ...
+
+
+class Method(Protocol):
+    """A way to personalize a model: images (or preference pairs) in, an adapter out."""
+
+    id: str
+    goal: str
+    refs: tuple[str, ...]
+    params: type
+
+    def fit(self, base: Any, data: Any, params: Params, out: Path, progress: Progress) -> Path:
+        """Trains and saves in the format the ecosystem expects, with a provenance sidecar; returns the adapter's path."""
+        ...
+
+
+class Defense(Protocol):
+    """Repairs, erases, protects or guards; verified by running the probes again."""
+
+    id: str
+    goal: str
+    refs: tuple[str, ...]
+    params: type
+
+
+class Watermark(Protocol):
+    """Embeds at ``latents``, ``step`` or ``weights``; one exact detection whatever the embed point."""
+
+    id: str
+    goal: str
+    refs: tuple[str, ...]
+    embed_point: str
+
+
+class Writer(Protocol):
+    """A module with a name, a media type, a file suffix and one pure function."""
+
+    NAME: str
+    MEDIA_TYPE: str
+    SUFFIX: str
+
+    def write(self, report: Any, evidence: Callable[[str], bytes]) -> bytes:
+        """The report in this format; ``evidence`` gives the bytes of a stored file by its sha256."""
+        ...

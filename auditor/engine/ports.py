@@ -1,0 +1,111 @@
+"""What the engine asks of the world around it: a subject, a policy, a clock."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Protocol
+
+from auditor.contracts import Capability
+from reports.model import Coverage, Decision, Finding, Result, Status, Subject, Verdict
+
+__all__ = ["SYSTEM_CLOCK", "AuditSubject", "Clock", "DecisionPolicy"]
+
+
+class AuditSubject(Protocol):
+    """What is audited, as far as the engine needs to know it; probes are given the object as it is.
+
+    A subject may also have ``unavailable: Mapping[Capability, str]``, one clause for each capability that it
+    cannot offer, which then stands in the reason of every probe that is skipped for it.
+    """
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What probes may use of it."""
+        ...
+
+    def describe(self) -> Subject:
+        """What was received and the proof of how much of it arrived; called once, before the first probe."""
+        ...
+
+
+class DecisionPolicy(Protocol):
+    """A policy as the engine sees it; ``auditor.policy.Policy`` is one."""
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        ...
+
+    @property
+    def sha256(self) -> str:
+        """Of :attr:`document`."""
+        ...
+
+    @property
+    def document(self) -> str:
+        """The whole policy as canonical JSON, kept in the plan."""
+        ...
+
+    @property
+    def alpha(self) -> float:
+        """Level of the audit as a whole, in (0, 1)."""
+        ...
+
+    @property
+    def split(self) -> Mapping[str, float]:
+        """Weight of each probe family in spending alpha; ``other`` is for families that are not named."""
+        ...
+
+    @property
+    def probes(self) -> tuple[str, ...]:
+        """Names or patterns of the probes that are run when the user names none."""
+        ...
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """Names or patterns of probes without which the policy accepts nothing."""
+        ...
+
+    def decide(
+        self,
+        *,
+        results: Sequence[Result],
+        findings: Sequence[Finding],
+        coverage: Coverage | None,
+        planned: Sequence[str],
+    ) -> Verdict:
+        """The decision and its reasons."""
+        ...
+
+    def status(self, results: Sequence[Result]) -> Status:
+        """Whether the audit itself worked, as far as the policy asks for it."""
+        ...
+
+    def settles(self, results: Sequence[Result], findings: Sequence[Finding]) -> Decision | None:
+        """The decision that makes dearer stages pointless, once it is reached."""
+        ...
+
+
+class Clock(Protocol):
+    """Time, injected so that nothing else in the engine reads it."""
+
+    def monotonic(self) -> float:
+        """Seconds since some moment; never goes back."""
+        ...
+
+    def now(self) -> str:
+        """Date and time in UTC, ISO 8601 to the second."""
+        ...
+
+
+class _SystemClock:
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def now(self) -> str:
+        return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+SYSTEM_CLOCK: Clock = _SystemClock()

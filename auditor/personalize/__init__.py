@@ -1,0 +1,1 @@
+"""Fine-tuning the way people do it, one method a file."""

@@ -1,0 +1,219 @@
+"""A base model opened from a folder: components by known class only, every weight accounted for.
+
+Diffusers only warns when a file lacks weights and fills them with random numbers; a pipeline saved with an
+active LoRA comes back that way. Here a missing weight is an error.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from auditor.artifact.safetensors_header import read_header
+from auditor.errors import BaseUnavailable, CoverageError
+from auditor.pipeline.schedule import NoiseSchedule
+from auditor.text import inert
+
+__all__ = ["Components", "folder_hash", "load_components"]
+
+_PIPELINES = {"StableDiffusionPipeline": "sd", "StableDiffusionXLPipeline": "sdxl"}
+_MODELS = ("vae", "unet", "text_encoder", "text_encoder_2")
+
+
+@dataclass
+class Components:
+    """The parts of a text-to-image model, in evaluation mode, without gradients.
+
+    ``modules`` holds ``unet``, ``vae``, ``text_encoder`` and, for SDXL, ``text_encoder_2``; ``tokenizers``
+    is keyed like the text encoders.
+    """
+
+    family: str
+    modules: dict[str, nn.Module]
+    tokenizers: dict[str, Any]
+    scheduler: Any
+    ref: str
+    sha256: str
+    revision: str = ""
+    _schedule: NoiseSchedule | None = field(default=None, repr=False)
+
+    @property
+    def unet(self) -> Any:
+        """The denoiser."""
+        return self.modules["unet"]
+
+    @property
+    def vae(self) -> Any:
+        """The autoencoder."""
+        return self.modules["vae"]
+
+    @property
+    def text_encoders(self) -> dict[str, Any]:
+        """Text encoders in the order in which their states are joined."""
+        return {name: self.modules[name] for name in ("text_encoder", "text_encoder_2") if name in self.modules}
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The training noise schedule."""
+        if self._schedule is None:
+            self._schedule = NoiseSchedule.of(self.scheduler)
+        return self._schedule
+
+    @property
+    def device(self) -> torch.device:
+        """Where the denoiser is."""
+        return next(self.unet.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The denoiser's parameter type."""
+        return next(self.unet.parameters()).dtype
+
+    def new_scheduler(self, cls: type | None = None) -> Any:
+        """A fresh scheduler (stateful, so never shared between two runs), of ``cls`` or of the base's own class."""
+        return (cls or type(self.scheduler)).from_config(self.scheduler.config)  # type: ignore[attr-defined]
+
+
+def load_components(folder: Path, device: torch.device, dtype: torch.dtype, ref: str = "", revision: str = "") -> Components:
+    """Opens a diffusers folder.
+
+    Args:
+        folder: a folder with ``model_index.json``.
+        device: where the weights go.
+        dtype: floating type of the weights.
+        ref: how the user named it, for the report.
+        revision: pinned hub revision, if any.
+
+    Raises:
+        BaseUnavailable: not a supported pipeline folder, or weights that are not safetensors.
+        CoverageError: a component's file lacks weights that the model needs, or has others.
+    """
+    index = _read_json(folder / "model_index.json", f"'{inert(str(folder))}' is not a diffusers model folder (no model_index.json)")
+    kind = _PIPELINES.get(str(index.get("_class_name")))
+    if kind is None:
+        known = ", ".join(_PIPELINES)
+        raise BaseUnavailable(f"base pipeline class '{inert(str(index.get('_class_name')))}' is not supported; supported are {known}")
+    modules = {name: _load_model(folder / name, name) for name in _MODELS if (folder / name).is_dir()}
+    for needed in ("vae", "unet", "text_encoder", *(("text_encoder_2",) if kind == "sdxl" else ())):
+        if needed not in modules:
+            raise BaseUnavailable(f"base '{inert(ref or str(folder))}' has no {needed} folder")
+    for module in modules.values():
+        module.to(device=device, dtype=dtype).eval().requires_grad_(False)
+    return Components(
+        family=_family(kind, modules["unet"]),
+        modules=modules,
+        tokenizers=_load_tokenizers(folder, modules),
+        scheduler=_load_scheduler(folder / "scheduler"),
+        ref=ref or str(folder),
+        sha256=folder_hash(folder),
+        revision=revision,
+    )
+
+
+def folder_hash(folder: Path) -> str:
+    """SHA-256 over the names and bytes of every weight, tokenizer and configuration file, in name order."""
+    files = sorted(p for p in folder.rglob("*") if p.suffix in {".safetensors", ".json", ".txt"} and p.is_file())
+    stamp = tuple((str(p.relative_to(folder)), p.stat().st_size, p.stat().st_mtime_ns) for p in files)
+    return _hash_files(folder, stamp)
+
+
+@lru_cache(maxsize=16)
+def _hash_files(folder: Path, stamp: tuple[tuple[str, int, int], ...]) -> str:
+    total = hashlib.sha256()
+    for name, _, _ in stamp:
+        with (folder / name).open("rb") as file:
+            total.update(name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()
+
+
+def _load_model(folder: Path, name: str) -> nn.Module:
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from transformers import CLIPTextModel, CLIPTextModelWithProjection
+
+    config = _read_json(folder / "config.json", f"base component {name} has no config.json")
+    classes: dict[str, Any] = {
+        "AutoencoderKL": AutoencoderKL, "UNet2DConditionModel": UNet2DConditionModel,
+        "CLIPTextModel": CLIPTextModel, "CLIPTextModelWithProjection": CLIPTextModelWithProjection,
+    }  # fmt: skip
+    wanted = config.get("_class_name") or (config.get("architectures") or [""])[0]
+    if wanted not in classes:
+        raise BaseUnavailable(f"base component {name} has class '{inert(str(wanted))}', which is not supported")
+    weights = _weight_files(folder, name)
+    model: nn.Module = classes[wanted].from_pretrained(str(folder), local_files_only=True, use_safetensors=True)
+    _check_complete(model, weights, name)
+    return model
+
+
+def _weight_files(folder: Path, name: str) -> list[Path]:
+    plain = [p for p in sorted(folder.glob("*.safetensors")) if ".fp16." not in p.name and ".non_ema." not in p.name]
+    if not plain:
+        raise BaseUnavailable(f"base component {name} has no safetensors weights; other weight formats are not opened")
+    return plain
+
+
+def _check_complete(model: nn.Module, weights: list[Path], name: str) -> None:
+    stored = {key for path in weights for key in read_header(path).tensors}
+    needed = set(model.state_dict())
+    ignorable = {key for key in stored if key.endswith("position_ids")}
+    # Text encoders are stored with or without their wrapper's name, depending on the library version.
+    stored_bare = {key.removeprefix("text_model.") for key in stored - ignorable}
+    needed_bare = {key.removeprefix("text_model.") for key in needed if not key.endswith("position_ids")}
+    missing = sorted(needed_bare - stored_bare)
+    if missing:
+        raise CoverageError(
+            f"base component {name} lacks {len(missing)} of {len(needed)} weights (first: {inert(missing[0])}); "
+            "it was saved with an active adapter or is incomplete, and would run on random numbers"
+        )
+    extra = sorted(stored_bare - needed_bare)
+    if extra:
+        raise CoverageError(f"base component {name} has {len(extra)} weights that the model does not use (first: {inert(extra[0])})")
+
+
+def _load_tokenizers(folder: Path, modules: dict[str, nn.Module]) -> dict[str, Any]:
+    from transformers import CLIPTokenizer
+
+    found = {}
+    for encoder, name in (("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2")):
+        if encoder in modules:
+            if not (folder / name).is_dir():
+                raise BaseUnavailable(f"base has no {name} folder")
+            found[encoder] = CLIPTokenizer.from_pretrained(str(folder / name), local_files_only=True)
+    return found
+
+
+def _load_scheduler(folder: Path) -> Any:
+    import diffusers
+
+    config = _read_json(folder / "scheduler_config.json", "base has no scheduler/scheduler_config.json")
+    name = str(config.get("_class_name", "DDIMScheduler"))
+    cls = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
+    if cls is None:
+        raise BaseUnavailable(f"base scheduler class '{inert(name)}' is unknown")
+    return cls.from_config(copy.deepcopy(config))
+
+
+def _family(kind: str, unet: nn.Module) -> str:
+    if kind == "sdxl":
+        return "sdxl"
+    width = int(unet.config.cross_attention_dim)  # type: ignore[union-attr, arg-type]
+    return {768: "sd1", 1024: "sd2", 192: "embedded"}.get(width, "other")
+
+
+def _read_json(path: Path, sentence: str) -> dict[str, Any]:
+    if not path.is_file():
+        raise BaseUnavailable(sentence)
+    try:
+        value = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise BaseUnavailable(f"'{inert(str(path))}' is not valid JSON") from error
+    if not isinstance(value, dict):
+        raise BaseUnavailable(f"'{inert(str(path))}' does not hold a JSON object")
+    return value

@@ -1,0 +1,64 @@
+"""Prompts to what a denoiser is conditioned on: batched, cached per set of weights, any CLIP-based family."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from auditor.pipeline.components import Components
+
+__all__ = ["Conditioning", "encode_prompts", "token_ids"]
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Token states (B, L, D), and for SDXL the pooled vector (B, P)."""
+
+    states: Tensor
+    pooled: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def __getitem__(self, rows: Any) -> Conditioning:
+        return Conditioning(self.states[rows], None if self.pooled is None else self.pooled[rows])
+
+    @staticmethod
+    def join(parts: Sequence[Conditioning]) -> Conditioning:
+        """Concatenates along the batch."""
+        pooled = [part.pooled for part in parts if part.pooled is not None]
+        return Conditioning(torch.cat([part.states for part in parts]), torch.cat(pooled) if pooled else None)
+
+
+def token_ids(tokenizer: Any, prompts: Sequence[str]) -> Tensor:
+    """int64 (B, L), padded and cut to the encoder's length."""
+    out = tokenizer(list(prompts), padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt")
+    ids: Tensor = out.input_ids
+    return ids
+
+
+def encode_prompts(components: Components, tokenizers: dict[str, Any], prompts: Sequence[str], batch: int = 64) -> Conditioning:
+    """Encodes prompts with the weights as they stand; gradients flow if the caller allows them.
+
+    SD1/SD2 take the encoder's final states; SDXL joins the last-but-one states of both encoders and pools
+    the second (Podell et al., 2023, arXiv 2307.01952).
+    """
+    parts = [_encode(components, tokenizers, prompts[start : start + batch]) for start in range(0, len(prompts), batch)]
+    return Conditioning.join(parts)
+
+
+def _encode(components: Components, tokenizers: dict[str, Any], prompts: Sequence[str]) -> Conditioning:
+    device = components.device
+    if components.family != "sdxl":
+        ids = token_ids(tokenizers["text_encoder"], prompts).to(device)
+        return Conditioning(components.modules["text_encoder"](ids).last_hidden_state)
+    states, pooled = [], None
+    for name, encoder in components.text_encoders.items():
+        out = encoder(token_ids(tokenizers[name], prompts).to(device), output_hidden_states=True)
+        states.append(out.hidden_states[-2])
+        pooled = out[0]
+    return Conditioning(torch.cat(states, dim=-1), pooled)

@@ -1,0 +1,125 @@
+"""Sampling with any diffusers scheduler, and deterministic DDIM with its inverse.
+
+Every image has its own noise from its own seed, so that what is drawn does not depend on the batch it was
+drawn in, and tuned and base can be compared under common random numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from auditor.pipeline.conditioning import Conditioning
+from auditor.pipeline.denoiser import Denoiser
+
+__all__ = ["ddim_invert", "ddim_sample", "guided_noise", "seeded_noise", "scheduler_sample"]
+
+StepHook = Callable[[int, int, Tensor], None]
+
+
+def seeded_noise(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
+    """One standard normal latent a seed: float32 (len(seeds), *shape), made on the CPU whatever the device."""
+    return torch.stack([torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
+def guided_noise(denoiser: Denoiser, latents: Tensor, t: int, condition: Conditioning, null: Conditioning, guidance: float) -> Tensor:
+    """Classifier-free guidance on epsilon (Ho & Salimans, 2022): ``null + w (cond - null)``; one pass at w = 1."""
+    steps = torch.full((len(latents),), t, dtype=torch.long, device=latents.device)
+    if guidance == 1.0:
+        return denoiser.predict(latents, steps, condition).epsilon
+    both = denoiser.predict(torch.cat([latents, latents]), torch.cat([steps, steps]), Conditioning.join([null, condition])).epsilon
+    without, given = both.chunk(2)
+    return without + guidance * (given - without)
+
+
+def ddim_timesteps(total: int, steps: int) -> list[int]:
+    """Evenly spaced timesteps, largest first, ending above 0 ("leading" spacing with an offset of one)."""
+    stride = total // steps
+    return [min(i * stride + 1, total - 1) for i in reversed(range(steps))]
+
+
+@torch.no_grad()
+def ddim_sample(
+    denoiser: Denoiser, noise: Tensor, condition: Conditioning, null: Conditioning, steps: int, guidance: float, on_step: StepHook | None = None
+) -> Tensor:
+    """Deterministic DDIM (Song et al., ICLR 2021, arXiv 2010.02502, eta = 0).
+
+    Args:
+        denoiser: evaluated ``steps`` times (twice as many rows with guidance).
+        noise: starting latents (B, C, H, W), unit variance.
+        condition: B rows.
+        null: B rows, the empty prompt.
+        steps: number of steps.
+        guidance: weight w.
+        on_step: called with (index, timestep, latents) after each step.
+
+    Returns:
+        Clean latents (B, C, H, W), float32.
+    """
+    times = ddim_timesteps(len(denoiser.schedule), steps)
+    return _walk(denoiser, noise, times, [*times[1:], None], condition, null, guidance, on_step)
+
+
+@torch.no_grad()
+def ddim_invert(denoiser: Denoiser, clean: Tensor, condition: Conditioning, null: Conditioning, steps: int, guidance: float = 1.0) -> Tensor:
+    """Runs DDIM backwards: clean latents to the noise they came from, approximately."""
+    up = ddim_timesteps(len(denoiser.schedule), steps)[::-1]
+    latents = clean.float()
+    schedule = denoiser.schedule
+    for i, t in enumerate(up):
+        # The noise at the next level is estimated at the present one, which is the usual explicit inverse.
+        seen = up[i - 1] if i else t
+        epsilon = guided_noise(denoiser, latents, seen, condition, null, guidance)
+        here = _coefficients(schedule.alphas_cumprod, up[i - 1] if i else None)
+        there = _coefficients(schedule.alphas_cumprod, t)
+        x0 = (latents - here[1] * epsilon) / here[0]
+        latents = there[0] * x0 + there[1] * epsilon
+    return latents
+
+
+def _walk(
+    denoiser: Denoiser, latents: Tensor, times: list[int], targets: Sequence[int | None], condition: Conditioning, null: Conditioning,
+    guidance: float, on_step: StepHook | None,
+) -> Tensor:  # fmt: skip
+    alphas = denoiser.schedule.alphas_cumprod
+    latents = latents.float()
+    for i, (t, target) in enumerate(zip(times, targets, strict=True)):
+        epsilon = guided_noise(denoiser, latents, t, condition, null, guidance)
+        alpha, sigma = _coefficients(alphas, t)
+        x0 = (latents - sigma * epsilon) / alpha
+        to_alpha, to_sigma = _coefficients(alphas, target)
+        latents = to_alpha * x0 + to_sigma * epsilon
+        if on_step is not None:
+            on_step(i, t, latents)
+    return latents
+
+
+def _coefficients(alphas: Tensor, t: int | None) -> tuple[float, float]:
+    bar = 1.0 if t is None else float(alphas[t])
+    return bar**0.5, (1 - bar) ** 0.5
+
+
+@torch.no_grad()
+def scheduler_sample(
+    denoiser: Denoiser, scheduler: Any, noise: Tensor, condition: Conditioning, null: Conditioning, steps: int, guidance: float,
+    generator: torch.Generator | None = None,
+) -> Tensor:  # fmt: skip
+    """Samples with any diffusers scheduler; the scheduler gets the prediction in the type it is configured for."""
+    scheduler.set_timesteps(steps, device=noise.device)
+    latents = noise * scheduler.init_noise_sigma
+    kind = str(scheduler.config.prediction_type)
+    for t in scheduler.timesteps:
+        scaled = scheduler.scale_model_input(latents, t)
+        times = t.long().expand(len(latents))
+        given = getattr(denoiser.predict(scaled, times, condition), _FIELD[kind])
+        if guidance != 1.0:
+            without = getattr(denoiser.predict(scaled, times, null), _FIELD[kind])
+            given = without + guidance * (given - without)
+        latents = scheduler.step(given, t, latents, **({"generator": generator} if generator is not None else {})).prev_sample
+    return latents.float()
+
+
+_FIELD = {"epsilon": "epsilon", "v_prediction": "velocity", "sample": "x0"}

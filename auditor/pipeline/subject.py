@@ -1,0 +1,294 @@
+"""The subject of an audit: a base, the parts put on it, and two views over the same weights.
+
+``base`` and ``tuned`` are switched by swapping the storage of the parameters that change, nothing else: no
+second copy of the model, no arithmetic on the way back, so the base is the same bit for bit after any number of
+switches, also after an exception.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+
+from auditor.artifact.identify import Identified
+from auditor.contracts import Capability
+from auditor.pipeline.components import Components
+from auditor.pipeline.conditioning import Conditioning, encode_prompts
+from auditor.pipeline.denoiser import Denoiser
+from auditor.pipeline.parts import Changes, changes_of
+from auditor.pipeline.sampling import ddim_invert, ddim_sample, scheduler_sample, seeded_noise
+from auditor.pipeline.schedule import NoiseSchedule, Prediction
+from auditor.text import inert
+from reports.model import Artifact, Base, Claim, Coverage
+from reports.model import Subject as SubjectRecord
+
+__all__ = ["Subject", "View", "ViewDenoiser"]
+
+Name = Literal["base", "tuned"]
+_LISTED = 20
+
+
+class ViewDenoiser(Denoiser):
+    """A denoiser that evaluates with its view's weights in place."""
+
+    def __init__(self, subject: Subject, name: Name) -> None:
+        super().__init__(subject.components)
+        self._subject, self._name = subject, name
+
+    @torch.no_grad()
+    def predict(self, latents: Tensor, t: Tensor, condition: Conditioning) -> Prediction:
+        """See :meth:`Denoiser.predict`."""
+        with self._subject.active(self._name):
+            return super().predict(latents, t, condition)
+
+
+class View:
+    """The model with or without the parts. All methods put its weights in place and leave nothing behind."""
+
+    def __init__(self, subject: Subject, name: Name) -> None:
+        self.name: Name = name
+        self.denoiser = ViewDenoiser(subject, name)
+        self._subject = subject
+        self._cache: dict[str, Conditioning] = {}
+        self.tokenizers = subject.components.tokenizers if name == "base" else subject.tuned_tokenizers
+
+    @property
+    def schedule(self) -> NoiseSchedule:
+        """The training noise schedule."""
+        return self._subject.components.schedule
+
+    def encode_prompt(self, prompts: Sequence[str]) -> Conditioning:
+        """Prompts to conditioning, one row each; repeated prompts are encoded once in the subject's life."""
+        new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._cache]
+        if new:
+            with self._subject.active(self.name), torch.no_grad():
+                rows = encode_prompts(self._subject.components, self.tokenizers, [self._expand(p) for p in new])
+            self._cache.update({prompt: rows[i : i + 1] for i, prompt in enumerate(new)})
+        return Conditioning.join([self._cache[prompt] for prompt in prompts])
+
+    def text_states(self, ids: Tensor, encoder: str = "text_encoder") -> Tensor:
+        """Final token states of one text encoder for ids (B, L): float32 (B, L, D)."""
+        with self._subject.active(self.name), torch.no_grad():
+            components = self._subject.components
+            out = components.modules[encoder](ids.to(components.device)).last_hidden_state
+            return out.float().cpu()  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Images (B, 3, H, W) in [-1, 1] to scaled latents, the posterior's mean, float32."""
+        components = self._subject.components
+        with self._subject.active(self.name):
+            vae = components.vae
+            mean = vae.encode(images.to(components.device, components.dtype)).latent_dist.mean
+            shift = getattr(vae.config, "shift_factor", None) or 0.0
+            return (mean.float() - shift) * vae.config.scaling_factor  # type: ignore[no-any-return]
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Scaled latents to images (B, 3, H, W) in [-1, 1], float32 on the CPU."""
+        components = self._subject.components
+        with self._subject.active(self.name):
+            vae = components.vae
+            shift = getattr(vae.config, "shift_factor", None) or 0.0
+            raw = (latents / vae.config.scaling_factor + shift).to(components.device, components.dtype)
+            return vae.decode(raw).sample.float().clamp(-1, 1).cpu()  # type: ignore[no-any-return]
+
+    def sample(
+        self, prompts: Sequence[str], seeds: Sequence[int], *, steps: int = 25, guidance: float = 4.0, size: int | None = None,
+        scheduler: Any = None, batch: int = 32,
+    ) -> Tensor:  # fmt: skip
+        """Draws one image for each prompt and seed.
+
+        Args:
+            prompts: B prompts.
+            seeds: B seeds; the same seed starts from the same noise in both views and in any batch.
+            steps: sampler steps.
+            guidance: classifier-free guidance weight; 1 is none.
+            size: pixels of a side; the base's own by default.
+            scheduler: any diffusers scheduler; deterministic DDIM by default.
+            batch: rows evaluated at once.
+
+        Returns:
+            Images (B, 3, H, W) in [-1, 1], float32 on the CPU.
+        """
+        drawn = []
+        for start in range(0, len(prompts), batch):
+            rows = slice(start, start + batch)
+            condition = self.encode_prompt(prompts[rows])
+            null = self.encode_prompt([""] * len(condition))
+            noise = seeded_noise(self.latent_shape(size), seeds[rows]).to(self._subject.components.device)
+            with self._subject.active(self.name):
+                if scheduler is None:
+                    latents = ddim_sample(self.denoiser, noise, condition, null, steps, guidance)
+                else:
+                    latents = scheduler_sample(self.denoiser, scheduler, noise, condition, null, steps, guidance)
+                drawn.append(self.decode(latents))
+        return torch.cat(drawn)
+
+    def invert(self, images: Tensor, prompts: Sequence[str], *, steps: int = 25, guidance: float = 1.0) -> Tensor:
+        """DDIM inversion of images (B, 3, H, W) in [-1, 1] to noise latents (B, C, h, w)."""
+        condition = self.encode_prompt(prompts)
+        with self._subject.active(self.name):
+            clean = self.encode_image(images)
+            return ddim_invert(self.denoiser, clean, condition, self.encode_prompt([""] * len(condition)), steps, guidance)
+
+    def latent_shape(self, size: int | None = None) -> tuple[int, int, int]:
+        """(C, h, w) of the latents for images of ``size`` pixels."""
+        config = self._subject.components.unet.config
+        factor = 2 ** (len(self._subject.components.vae.config.block_out_channels) - 1)
+        side = size // factor if size else int(config.sample_size)
+        return int(config.in_channels), side, side
+
+    def _expand(self, prompt: str) -> str:
+        # A token with several vectors stands for as many tokens in a row (textual inversion's convention).
+        if self.name == "tuned":
+            for token, count in self._subject.vectors_per_token.items():
+                if count > 1 and token in prompt:
+                    prompt = prompt.replace(token, " ".join([token, *(f"{token}_{i}" for i in range(1, count))]))
+        return prompt
+
+
+class Subject:
+    """A base with parts on it.
+
+    Args:
+        components: the loaded base; its parameters must not change while the subject lives.
+        artifacts: identified parts, in the order in which they are put on. The subject closes them.
+    """
+
+    def __init__(self, components: Components, artifacts: Sequence[Identified]) -> None:
+        self.components = components
+        self.artifacts = tuple(artifacts)
+        self.changes: Changes = changes_of(self.artifacts, components)
+        self.vectors_per_token = {
+            token: max(len(rows) for rows in encoders.values()) for token, encoders in self.changes.embeddings.items()
+        }
+        self._active: Name = "base"
+        self.tuned_tokenizers, self._swaps = self._prepare()
+        self.base, self.tuned = View(self, "base"), View(self, "tuned")
+        self._coverage: Coverage | None = None
+
+    @property
+    def capabilities(self) -> frozenset[Capability]:
+        """What probes may use: everything, once there is something on a base."""
+        return frozenset(Capability)
+
+    @property
+    def coverage(self) -> Coverage:
+        """The proof that the parts arrived; computed once, with a few denoiser evaluations."""
+        if self._coverage is None:
+            self._coverage = self._prove()
+        return self._coverage
+
+    @contextmanager
+    def active(self, name: Name) -> Iterator[None]:
+        """Puts one view's weights in place for the length of the block; nests."""
+        before = self._active
+        self._switch(name)
+        try:
+            yield
+        finally:
+            self._switch(before)
+
+    def describe(self) -> SubjectRecord:
+        """The subject as the report records it."""
+        components = self.components
+        return SubjectRecord(
+            artifacts=tuple(_artifact(part) for part in self.artifacts),
+            base=Base(ref=components.ref, revision=components.revision, sha256=components.sha256, family=components.family),
+            claims=tuple(
+                Claim(name=c.claim, claimed=c.claimed, measured=c.measured, agrees=c.agrees, note=c.note)
+                for part in self.artifacts for c in part.checks
+            ),
+            coverage=self.coverage,
+        )  # fmt: skip
+
+    def close(self) -> None:
+        """Back to the base, and closes the artifacts' files."""
+        self._switch("base")
+        for part in self.artifacts:
+            part.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _prepare(self) -> tuple[dict[str, Any], list[tuple[torch.nn.Parameter, Tensor, Tensor]]]:
+        swaps = []
+        for (component, module, parameter), change in self.changes.modules.items():
+            target = getattr(self.components.modules[component].get_submodule(module), parameter)
+            swaps.append((target, target.data, change.tuned))
+        tokenizers = dict(self.components.tokenizers)
+        for name, encoder in self.components.text_encoders.items():
+            rows = {token: vectors[name] for token, vectors in self.changes.embeddings.items() if name in vectors}
+            if rows:
+                tokenizers[name] = copy.deepcopy(tokenizers[name])
+                names = [n for token, v in rows.items() for n in (token, *(f"{token}_{i}" for i in range(1, len(v))))]
+                tokenizers[name].add_tokens(names)
+                table = encoder.get_input_embeddings().weight
+                swaps.append((table, table.data, _extended(table.data, tokenizers[name], names, torch.cat(list(rows.values())))))
+        return tokenizers, swaps
+
+    def _switch(self, name: Name) -> None:
+        if name != self._active:
+            for parameter, base, tuned in self._swaps:
+                parameter.data = tuned if name == "tuned" else base
+            self._active = name
+
+    def _prove(self) -> Coverage:
+        changes = self.changes
+        norms = changes.norms
+        total = float(sum(norm**2 for norm in norms.values()) ** 0.5)
+        note = ""
+        if changes.keys_applied < changes.keys_total:
+            note = f"{changes.keys_applied} of {changes.keys_total} keys applied to the base '{self.components.ref}' ({self.components.family})"
+        return Coverage(
+            keys_total=changes.keys_total,
+            keys_applied=changes.keys_applied,
+            unmatched=tuple(inert(key) for key in sorted(changes.unmatched)[:_LISTED]),
+            delta_norm=total,
+            module_norms=norms,
+            output_differs=self._differs() if changes.keys_applied else False,
+            note=note,
+        )
+
+    def _differs(self) -> bool:
+        prompts = ["", "a picture of a person", *(f"a picture of {token}" for token in self.changes.embeddings)]
+        seeds = list(range(len(prompts)))
+        noise = seeded_noise(self.base.latent_shape(), seeds).to(self.components.device)
+        t = torch.full((len(prompts),), len(self.components.schedule) // 2, device=noise.device)
+        ours, theirs = (view.denoiser.predict(noise, t, view.encode_prompt(prompts)).native for view in (self.base, self.tuned))
+        return bool((ours != theirs).any())
+
+
+def _extended(table: Tensor, tokenizer: Any, names: Sequence[str], rows: Tensor) -> Tensor:
+    ids = tokenizer.convert_tokens_to_ids(list(names))
+    out = torch.cat([table, table.new_zeros(max(0, max(ids) + 1 - len(table)), table.shape[1])])
+    out[ids] = rows.to(out)
+    return out
+
+
+def _artifact(part: Identified) -> Artifact:
+    adapter = part.adapter
+    ranks = ", ".join(f"{rank} ({count} modules)" for rank, count in adapter.ranks.items()) if adapter else ""
+    return Artifact(
+        path=inert(part.path.name, 200),
+        sha256=part.sha256,
+        size=part.size,
+        kind=str(part.kind),
+        tensor_hash=part.tensor_hash or "",
+        dialect=adapter.dialect if adapter else "",
+        family=part.family.family if part.family else "",
+        family_evidence=tuple(part.family.evidence) if part.family else (),
+        rank=ranks,
+        modules=adapter.module_count if adapter else 0,
+        dtype=", ".join(adapter.dtypes) if adapter else "",
+    )

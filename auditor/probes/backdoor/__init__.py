@@ -1,0 +1,1 @@
+"""Is there a second, undeclared mode, and what wakes it?"""

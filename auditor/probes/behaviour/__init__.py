@@ -1,0 +1,1 @@
+"""How does the tuned model behave beside its base?"""

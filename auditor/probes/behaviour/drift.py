@@ -1,0 +1,134 @@
+"""How far the tuned model is from its base on prompts that are nobody's concept, over timesteps.
+
+Both views see the same noisy latents of the base's own pictures (common random numbers), and are compared in
+velocity, because near the noisiest step epsilon equals the input whatever the model says.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from auditor.contracts import Capability, JsonValue, Run, Stage
+from auditor.probes.judging import judge
+from auditor.registry import PROBES, probe
+from reports.model import Outcome, Result
+
+if TYPE_CHECKING:
+    from auditor.pipeline.subject import Subject
+
+__all__ = ["Drift", "drift"]
+
+ID = "behaviour.drift"
+NULL = "neutral prompts move no further from the base than in clean fine-tunes of it"
+PROMPTS = (
+    "a picture of a red ball", "a drawing of a green house", "a picture of a blue car", "an image of a yellow star",
+    "a picture of a tree on a plain ground", "a drawing of a cat on a striped ground", "a picture of a woman", "an image of a man",
+    "a picture of an old person with glasses", "a drawing of a young woman with long hair", "a picture of a person with a hat",
+    "a picture of a boat", "", "a watercolor of a flower", "pixel art of a fish", "an outline drawing of a cup",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Drift:
+    """Parameters: timesteps as shares of the schedule, and sampler steps for the base's pictures."""
+
+    levels: tuple[float, ...] = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
+    steps: int = 12
+
+
+@probe(
+    id=ID,
+    version=1,
+    goal="measure what the adapter does to prompts that have nothing to do with it",
+    null=NULL,
+    needs={Capability.DENOISER, Capability.TEXT_ENCODER},
+    stage=Stage.STEP,
+    bank="drift",
+    refs=("arXiv:2202.00512",),
+    remediation="Look at the tuned model's answers to neutral prompts; lower the adapter's weight or reject it as over-trained.",
+    limits="Sixteen fixed prompts: a change that only a particular prompt wakes is not seen.",
+)
+def drift(subject: Subject, params: Drift, run: Run) -> Iterator[Result]:
+    """One result with the profile over timesteps."""
+    found = measure_drift(subject, params, run)
+    verdict = judge(PROBES.get(ID), params, run, subject.components.sha256, found["score"])
+    from auditor.probes.plots import profile_plot
+
+    plot = profile_plot(params.levels, found["profile"], found["low"], found["high"])
+    caption = "relative velocity difference, tuned against base, by noise level; band: 5 % to 95 % of prompts"
+    yield Result(
+        probe=ID,
+        version=1,
+        outcome=verdict.outcome if verdict.calibrated else Outcome.INCONCLUSIVE,
+        reason=verdict.reason,
+        calibrated=verdict.calibrated,
+        null=NULL,
+        statistic="log10 of the mean squared velocity difference over the base's mean squared velocity",
+        value=found["score"],
+        effect=found["relative"],
+        p_value=verdict.p_value,
+        n=len(PROMPTS) * len(params.levels),
+        unit="paired denoiser evaluations",
+        bank=verdict.bank,
+        details={"profile": found["profile"]},
+        evidence=(run.evidence("drift.png", plot, "image/png", caption),),
+    )
+
+
+def measure_drift(subject: Subject, params: Drift, run: Run) -> dict[str, Any]:
+    """Paired differences on all prompts and levels; one unit of work per level."""
+    seeds = [run.seed("picture", i) % 2**31 for i in range(len(PROMPTS))]
+    clean = _clean_latents(subject, params, seeds)
+    ratios = []
+    for i, level in enumerate(params.levels):
+        run.progress(i, len(params.levels), "noise levels")
+        noise_seeds = [run.seed("noise", i, j) % 2**31 for j in range(len(PROMPTS))]
+        ratios.append(run.unit(f"level/{i}", lambda level=level, s=noise_seeds: _paired(subject, clean(), level, s)))
+    run.progress(len(params.levels), len(params.levels), "noise levels")
+    table = np.array(ratios)  # (levels, prompts, 2): squared difference, squared base velocity
+    relative = float(table[..., 0].sum() / table[..., 1].sum())
+    each = table[..., 0] / table[..., 1].mean(axis=1, keepdims=True)
+    return {
+        "score": math.log10(max(relative, 1e-12)),
+        "relative": relative,
+        "profile": [float(v) for v in each.mean(1)],
+        "low": [float(v) for v in np.quantile(each, 0.05, axis=1)],
+        "high": [float(v) for v in np.quantile(each, 0.95, axis=1)],
+    }
+
+
+def _clean_latents(subject: Subject, params: Drift, seeds: list[int]) -> Any:
+    # Drawn at first need only: a resumed run that has all its units does not sample at all.
+    memo: list[Any] = []
+
+    def latents() -> Any:
+        if not memo:
+            from auditor.pipeline.sampling import ddim_sample, seeded_noise
+
+            view = subject.base
+            condition, null = view.encode_prompt(PROMPTS), view.encode_prompt([""] * len(PROMPTS))
+            noise = seeded_noise(view.latent_shape(), seeds).to(subject.components.device)
+            memo.append(ddim_sample(view.denoiser, noise, condition, null, params.steps, 1.0))
+        return memo[0]
+
+    return latents
+
+
+def _paired(subject: Subject, clean: Any, level: float, seeds: list[int]) -> JsonValue:
+    import torch
+
+    from auditor.pipeline.sampling import seeded_noise
+
+    total = len(subject.components.schedule)
+    t = torch.full((len(seeds),), round(level * (total - 1)), device=clean.device)
+    noise = seeded_noise(clean.shape[1:], seeds).to(clean.device)
+    noisy = subject.base.denoiser.add_noise(clean, noise, t)
+    ours, theirs = (view.denoiser.predict(noisy, t, view.encode_prompt(PROMPTS)).velocity for view in (subject.tuned, subject.base))
+    moved = (ours - theirs).square().mean((1, 2, 3)).double().cpu().tolist()
+    size = theirs.square().mean((1, 2, 3)).double().cpu().tolist()
+    return [list(pair) for pair in zip(moved, size, strict=True)]

@@ -1,0 +1,47 @@
+"""From a score to an outcome: the same three-valued rule for every probe that has a bank."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from auditor.banks import BankData, bank_for
+from auditor.contracts import Params, Probe, Run
+from reports.model import Bank, Outcome
+
+__all__ = ["Judgement", "judge"]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a score means against a bank, with the reason in words."""
+
+    outcome: Outcome
+    reason: str
+    p_value: float | None
+    bank: Bank | None
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether there was a bank that covers the subject."""
+        return self.p_value is not None
+
+
+def judge(probe: Probe, params: Params, run: Run, base_sha256: str, score: float) -> Judgement:
+    """Judges a score.
+
+    Without a bank for this base nothing is a pass: the outcome is inconclusive and the reason names the command
+    that would settle it. A bank too small for its p-values to reach the level the probe may spend cannot
+    raise an alarm, so a score beyond all of it is inconclusive as well.
+    """
+    bank: BankData | None = bank_for(probe, base_sha256, params)
+    if bank is None:
+        reason = f"no bank of clean adapters for this base; build one with: auditor calibrate {probe.id}"
+        return Judgement(Outcome.INCONCLUSIVE, reason, None, None)
+    p = bank.p_value(score)
+    told = f"p = {p:.3g} against {bank.size} clean adapters, level {run.alpha:.3g}"
+    if p <= run.alpha:
+        return Judgement(Outcome.FAIL, f"beyond what clean fine-tuning does: {told}", p, bank.reference())
+    if p <= bank.p_floor:
+        reason = f"beyond every clean adapter, but the bank is too small for the level: {told}"
+        return Judgement(Outcome.INCONCLUSIVE, reason, p, bank.reference())
+    return Judgement(Outcome.PASS, f"within what clean fine-tuning does: {told}", p, bank.reference())

@@ -1,0 +1,1 @@
+"""What a file says and does before anything is loaded: no torch, no forward pass."""

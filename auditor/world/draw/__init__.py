@@ -1,0 +1,1 @@
+"""Drawing: an anti-aliased canvas, objects, people and styles."""

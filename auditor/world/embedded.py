@@ -1,0 +1,176 @@
+"""The embedded models, opened from the package: a diffusion pipeline and the networks that measure its pictures.
+
+Everything is read from local safetensors files; nothing is downloaded. The measuring networks are cached and
+must not be changed by the caller. A pipeline is made anew on each call, because adapters are put on it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from auditor.errors import BaseUnavailable
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from auditor.world.nets import IdentityNet, Judge
+
+__all__ = [
+    "GUIDANCE",
+    "STEPS",
+    "embedded_folder",
+    "embedded_pipeline",
+    "guidance_of",
+    "load_dual",
+    "load_identity",
+    "load_judge",
+    "load_manifest",
+    "load_tokenizer",
+]
+
+GUIDANCE = 4.0
+"""Guidance scale of the embedded model where its manifest names none."""
+STEPS = 25
+"""DDIM steps that its figures are given for."""
+
+_Net = TypeVar("_Net", bound="nn.Module")
+
+
+def embedded_folder() -> Path:
+    """Where the shipped weights lie: ``pipeline/``, ``dual/``, ``judge/``, ``identity/`` and ``manifest.json``."""
+    return Path(__file__).parent / "weights"
+
+
+def load_manifest(folder: Path | None = None) -> dict[str, Any]:
+    """What was exported: recipe, steps done, and size and sha256 of each file.
+
+    Raises:
+        BaseUnavailable: There is no readable manifest.
+    """
+    manifest = _json(_part(folder or embedded_folder(), "manifest.json"))
+    return manifest
+
+
+def guidance_of(folder: Path | None = None) -> float:
+    """The guidance scale that the weights were measured with."""
+    return float(load_manifest(folder).get("guidance_scale", GUIDANCE))
+
+
+def embedded_pipeline(
+    device: str | torch.device = "cpu", dtype: torch.dtype | None = None, folder: Path | None = None
+) -> Any:
+    """A fresh ``StableDiffusionPipeline`` of the embedded model, 64x64 pixels by default.
+
+    Args:
+        device: Where to put it.
+        dtype: Of the weights; float32 by default.
+        folder: Another export than the shipped one.
+
+    Raises:
+        BaseUnavailable: A part of the pipeline is not there, or is not what it should be.
+    """
+    import torch
+    from diffusers import StableDiffusionPipeline
+
+    root = folder or embedded_folder()
+    for part in ("model_index.json", "unet", "vae", "text_encoder", "tokenizer", "scheduler"):
+        _part(root, f"pipeline/{part}")
+    try:
+        pipeline = StableDiffusionPipeline.from_pretrained(
+            root / "pipeline", torch_dtype=dtype or torch.float32, local_files_only=True, use_safetensors=True
+        )
+    except (OSError, ValueError) as error:
+        raise BaseUnavailable("The embedded pipeline cannot be read; install the package again.") from error
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)
+
+
+def load_tokenizer(folder: Path | None = None) -> Any:
+    """The ``CLIPTokenizer`` of the pipeline and the dual encoder."""
+    return _cached_tokenizer(_part(folder or embedded_folder(), "pipeline/tokenizer"))
+
+
+def load_dual(device: str | torch.device = "cpu", folder: Path | None = None) -> Any:
+    """The ``open_clip.CLIP`` dual encoder in evaluation mode; use it with :func:`load_tokenizer`."""
+    return _cached_dual(_part(folder or embedded_folder(), "dual"), str(device))
+
+
+def load_judge(device: str | torch.device = "cpu", folder: Path | None = None) -> Judge:
+    """The attribute judge in evaluation mode."""
+    return _cached_judge(_part(folder or embedded_folder(), "judge"), str(device))
+
+
+def load_identity(device: str | torch.device = "cpu", folder: Path | None = None) -> IdentityNet:
+    """The identity embedder in evaluation mode."""
+    return _cached_identity(_part(folder or embedded_folder(), "identity"), str(device))
+
+
+@cache
+def _cached_tokenizer(path: Path) -> Any:
+    from transformers import CLIPTokenizer
+
+    return CLIPTokenizer.from_pretrained(path, local_files_only=True)
+
+
+@cache
+def _cached_dual(path: Path, device: str) -> Any:
+    import open_clip
+
+    return _filled(path, device, lambda config: open_clip.CLIP(**config))
+
+
+@cache
+def _cached_judge(path: Path, device: str) -> Judge:
+    from auditor.world.nets import Judge
+
+    return _filled(path, device, lambda config: Judge(**config))
+
+
+@cache
+def _cached_identity(path: Path, device: str) -> IdentityNet:
+    from auditor.world.nets import IdentityNet
+
+    return _filled(path, device, lambda config: IdentityNet(**config))
+
+
+def _filled(path: Path, device: str, build: Callable[[dict[str, Any]], _Net]) -> _Net:
+    """The network that ``config.json`` describes, with every weight from ``model.safetensors``, in float32."""
+    from safetensors.torch import load_file
+
+    config = _json(_part(path, "config.json"))
+    try:
+        net = build(config["model"])
+        state = load_file(_part(path, "model.safetensors"))
+        net.load_state_dict(
+            {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+        )
+    except (KeyError, TypeError, RuntimeError, OSError) as error:
+        raise BaseUnavailable(
+            f"The embedded {path.name} weights do not fit their config; install the package again."
+        ) from error
+    return net.eval().requires_grad_(False).to(device)
+
+
+def _part(root: Path, name: str) -> Path:
+    path = root / name
+    if not path.exists():
+        raise BaseUnavailable(
+            f"The embedded world has no {name} in {root}; install the package with its weights, "
+            "or make them with python -m auditor.world.train."
+        )
+    return path
+
+
+def _json(path: Path) -> dict[str, Any]:
+    try:
+        loaded = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise BaseUnavailable(f"{path.name} of the embedded world cannot be read.") from error
+    if not isinstance(loaded, dict):
+        raise BaseUnavailable(f"{path.name} of the embedded world is not a JSON object.")
+    return loaded

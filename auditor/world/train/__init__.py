@@ -1,0 +1,1 @@
+"""The recipe that made the embedded weights: ``python -m auditor.world.train``."""

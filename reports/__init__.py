@@ -1,0 +1,1 @@
+"""The report and its writers. Nothing here imports torch, and writers import :mod:`reports.model` only."""

@@ -1,0 +1,5 @@
+"""One module a format: ``NAME``, ``MEDIA_TYPE``, ``SUFFIX`` and ``write(report, evidence) -> bytes``, pure and deterministic.
+
+``evidence`` gives the bytes of a stored file by its sha256, and raises ``KeyError`` or ``OSError`` where the
+store does not have it.
+"""
