@@ -22,7 +22,8 @@ import numpy as np
 from reports.model import Evidence, Finding, Reference, Result
 
 __all__ = [
-    "Attack", "Capability", "Defense", "JsonValue", "Method", "NoParams", "Params", "Probe", "ProbeFunction", "Progress", "Run", "Specimen", "Stage", "Watermark", "Writer",
+    "Attack", "Capability", "Defense", "JsonValue", "Method", "NoParams", "Params", "Probe", "ProbeFunction",
+    "Progress", "Run", "Specimen", "Stage", "Watermark", "Writer",
 ]  # fmt: skip
 
 JsonValue = Any  # JSON as Python sees it: None, bool, int, float, str, list, dict with str keys
@@ -54,7 +55,9 @@ class Stage(StrEnum):
 class Progress(Protocol):
     """Told how far a long task is; shows it wherever the user looks (never stdout)."""
 
-    def __call__(self, done: int, total: int, label: str = "") -> None: ...
+    def __call__(self, done: int, total: int, label: str = "") -> None:
+        """``done`` of ``total`` steps of what ``label`` names."""
+        ...
 
 
 class Run(Protocol):
@@ -80,7 +83,9 @@ class Run(Protocol):
         """
         ...
 
-    def evidence(self, name: str, data: bytes, media_type: str, caption: str = "", sensitive: bool = False) -> Evidence:
+    def evidence(
+        self, name: str, data: bytes, media_type: str, caption: str = "", sensitive: bool = False
+    ) -> Evidence:
         """Stores bytes in the run's evidence folder by content, and returns the reference to put into a result."""
         ...
 
@@ -157,7 +162,7 @@ class Method(Protocol):
     params: type
 
     def fit(self, base: Any, data: Any, params: Params, out: Path, progress: Progress) -> Path:
-        """Trains and saves in the format the ecosystem expects, with a provenance sidecar; returns the adapter's path."""
+        """Trains and saves in the format the ecosystem expects, with a provenance sidecar; returns the path."""
         ...
 
 

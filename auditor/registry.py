@@ -15,7 +15,17 @@ from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import entry_points
 from typing import Generic, TypeVar
 
-from auditor.contracts import Attack, Capability, Defense, Method, NoParams, Probe, ProbeFunction, Stage, Watermark
+from auditor.contracts import (
+    Attack,
+    Capability,
+    Defense,
+    Method,
+    NoParams,
+    Probe,
+    ProbeFunction,
+    Stage,
+    Watermark,
+)
 from auditor.errors import UsageError
 from auditor.text import did_you_mean, inert
 from reports.model import Reference
@@ -50,7 +60,9 @@ class Registry(Generic[T]):
         """Looks up by name. Raises :class:`UsageError` with the closest known name."""
         self.load()
         if name not in self._items:
-            raise UsageError(f"unknown {self.kind} '{inert(name)}'{did_you_mean(name, self._items)} (auditor list {self.kind}s)")
+            raise UsageError(
+                f"unknown {self.kind} '{inert(name)}'{did_you_mean(name, self._items)} (auditor list {self.kind}s)"
+            )
         return self._items[name]
 
     def names(self) -> list[str]:
@@ -100,8 +112,8 @@ def probe(
             id,
             Probe(
                 id=id, version=version, goal=goal, null=null, needs=frozenset(needs), stage=stage, function=function,
-                params=_params_of(function), consumes=tuple(consumes), bank=bank, refs=tuple(refs), taxonomy=tuple(taxonomy),
-                remediation=remediation, limits=limits,
+                params=_params_of(function), consumes=tuple(consumes), bank=bank, refs=tuple(refs),
+                taxonomy=tuple(taxonomy), remediation=remediation, limits=limits,
             ),
         )  # fmt: skip
         return function

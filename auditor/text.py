@@ -12,10 +12,10 @@ _INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
 def inert(text: str, limit: int = 120) -> str:
-    """Makes untrusted text safe to print in a terminal, a log line or an error message.
+    r"""Makes untrusted text safe to print in a terminal, a log line or an error message.
 
     Control, format (bidirectional, zero-width), surrogate and unassigned characters become their
-    ``\\uXXXX`` escape, so that nothing moves a cursor, hides or reorders; the result is cut to ``limit``
+    ``\uXXXX`` escape, so that nothing moves a cursor, hides or reorders; the result is cut to ``limit``
     characters with an ellipsis. Escaping for HTML is the writer's task, on top of this.
 
     Args:

@@ -16,6 +16,7 @@ from reports.numbers import RATE_UNITS
 __all__ = ["interval_svg", "severity_svg", "share_svg"]
 
 _WIDTH, _HEIGHT, _PAD = 168.0, 22.0, 5.0
+_HIDDEN = 'aria-hidden="true" focusable="false"'  # the same numbers stand beside every drawing as text
 _LEVELS = {Severity.INFO: 0, Severity.LOW: 1, Severity.MEDIUM: 2, Severity.HIGH: 3, Severity.CRITICAL: 4}
 
 
@@ -51,8 +52,8 @@ def interval_svg(result: Result) -> Markup:
         f'<circle class="value" cx="{x(result.value)}" cy="{middle}" r="3.6"/>'
     )
     return Markup(
-        f'<svg class="interval" viewBox="0 0 {_WIDTH:.0f} {_HEIGHT:.0f}" width="{_WIDTH:.0f}" height="{_HEIGHT:.0f}"'
-        f' aria-hidden="true" focusable="false">{"".join(marks)}</svg>'
+        f'<svg class="interval" viewBox="0 0 {_WIDTH:.0f} {_HEIGHT:.0f}" width="{_WIDTH:.0f}"'
+        f' height="{_HEIGHT:.0f}" {_HIDDEN}>{"".join(marks)}</svg>'
     )
 
 
@@ -62,7 +63,7 @@ def share_svg(done: int, total: int) -> Markup:
     # A remainder too small to see must not look like a full bar.
     width = 1000 * share if share in (0.0, 1.0) else min(985.0, max(15.0, 1000 * share))
     return Markup(
-        '<svg class="share" viewBox="0 0 1000 10" preserveAspectRatio="none" aria-hidden="true" focusable="false">'
+        f'<svg class="share" viewBox="0 0 1000 10" preserveAspectRatio="none" {_HIDDEN}>'
         '<rect class="track" x="0" y="0" width="1000" height="10"/>'
         f'<rect class="fill" x="0" y="0" width="{width:.1f}" height="10"/></svg>'
     )
@@ -72,10 +73,11 @@ def severity_svg(severity: Severity) -> Markup:
     """Draws a severity as up to four filled steps of rising height."""
     level = _LEVELS[severity]
     steps = "".join(
-        f'<rect class="{"on" if step < level else "off"}" x="{5 * step}" y="{9 - 3 * step}" width="3.4" height="{4 + 3 * step}" rx="0.8"/>'
+        f'<rect class="{"on" if step < level else "off"}" x="{5 * step}" y="{9 - 3 * step}" width="3.4"'
+        f' height="{4 + 3 * step}" rx="0.8"/>'
         for step in range(4)
     )
-    return Markup(f'<svg class="steps" viewBox="0 0 19 13" width="19" height="13" aria-hidden="true" focusable="false">{steps}</svg>')
+    return Markup(f'<svg class="steps" viewBox="0 0 19 13" width="19" height="13" {_HIDDEN}>{steps}</svg>')
 
 
 def _domain(result: Result) -> tuple[float, float]:

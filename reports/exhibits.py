@@ -71,25 +71,32 @@ def exhibit(item: Evidence, evidence: Callable[[str], bytes], show_sensitive: bo
     except (KeyError, OSError):
         return Exhibit(item, "note", text="Missing: the evidence folder does not hold this file.")
     if hashlib.sha256(data).hexdigest() != item.sha256:
-        return Exhibit(item, "note", text="Not shown: the stored file is not the one that was recorded (its hash differs).")
+        return Exhibit(
+            item,
+            "note",
+            text="Not shown: the stored file is not the one that was recorded (its hash differs).",
+        )
     picture = sniff(data)
     if picture and len(data) > MAX_PICTURE_BYTES:
-        return Exhibit(item, "note", text=f"Not shown: a picture of {bytes_size(len(data))}; see the evidence folder.")
+        return Exhibit(
+            item, "note", text=f"Not shown: a picture of {bytes_size(len(data))}; see the evidence folder."
+        )
     if picture:
         return Exhibit(item, "picture", picture=picture, data=data)
     text = _text(data)
     if text is None:
-        return Exhibit(item, "note", text=f"Not shown: {bytes_size(len(data))} of binary data; see the evidence folder.")
+        return Exhibit(
+            item, "note", text=f"Not shown: {bytes_size(len(data))} of binary data; see the evidence folder."
+        )
     return Exhibit(item, "text", text=text)
 
 
 def strongest_picture(report: AuditReport, evidence: Callable[[str], bytes]) -> Exhibit | None:
     """The first picture that may be shown, of the findings in order and then of the results."""
-    for source in (*ordered_findings(report), *report.results):
-        for shown in (exhibit(item, evidence) for item in source.evidence):
-            if shown.kind == "picture":
-                return shown
-    return None
+    sources = [finding.evidence for finding in ordered_findings(report)]
+    sources += [result.evidence for result in report.results]
+    shown = (exhibit(item, evidence) for items in sources for item in items)
+    return next((each for each in shown if each.kind == "picture"), None)
 
 
 def _text(data: bytes) -> str | None:

@@ -37,7 +37,7 @@ class IndexEntry:
 
     @property
     def href(self) -> str:
-        """The path as a relative URL, or nothing where it would lead out of the folder or to another scheme."""
+        """The path as a relative URL; empty where it would lead out of the folder or to another scheme."""
         parts = self.path.split("/")
         if not self.path or any(part in ("", ".", "..") for part in parts) or "\\" in self.path:
             return ""
@@ -45,7 +45,9 @@ class IndexEntry:
         return "./" + "/".join(quote(part, safe="", errors="replace") for part in parts)
 
 
-def entry(report: AuditReport, evidence: Callable[[str], bytes], path: str, *, name: str = "", note: str = "") -> IndexEntry:
+def entry(
+    report: AuditReport, evidence: Callable[[str], bytes], path: str, *, name: str = "", note: str = ""
+) -> IndexEntry:
     """Makes the card of a report.
 
     Args:
@@ -59,7 +61,9 @@ def entry(report: AuditReport, evidence: Callable[[str], bytes], path: str, *, n
     return IndexEntry(
         name=name or words.subject_name(report),
         decision=report.verdict.decision,
-        reason=report.verdict.reasons[0] if report.verdict.reasons else words.DECISIONS[report.verdict.decision].meaning,
+        reason=report.verdict.reasons[0]
+        if report.verdict.reasons
+        else words.DECISIONS[report.verdict.decision].meaning,
         path=path,
         note=note,
         picture=strongest_picture(report, evidence),

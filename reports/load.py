@@ -30,7 +30,8 @@ def load_report(path: str | Path) -> AuditReport:
         The validated report.
 
     Raises:
-        ReportError: the file is missing, too large, not JSON, of another schema version, or breaks the schema.
+        ReportError: the file is missing, too large, not JSON, of another schema version, or breaks the
+            schema.
     """
     file = Path(path)
     if file.is_dir():
@@ -41,7 +42,9 @@ def load_report(path: str | Path) -> AuditReport:
             data = stream.read(MAX_BYTES + 1)
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise ReportError(f"cannot read the report {shown} ({reason}): name a run directory or its report.json") from error
+        raise ReportError(
+            f"cannot read the report {shown} ({reason}): name a run directory or its report.json"
+        ) from error
     if len(data) > MAX_BYTES:
         raise ReportError(f"{shown} is larger than {MAX_BYTES >> 20} MiB: this is not an audit report")
     return parse_report(data, shown)
@@ -58,19 +61,27 @@ def parse_report(data: bytes, name: str = "the report") -> AuditReport:
         ReportError: as for :func:`load_report`.
     """
     try:
-        body = json.loads(data.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constants)
+        body = json.loads(
+            data.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_no_constants
+        )
     except (ValueError, RecursionError) as error:
-        raise ReportError(f"{name} is not a JSON report ({inert(str(error))}): write it again with 'auditor report'") from error
+        raise ReportError(
+            f"{name} is not a JSON report ({inert(str(error))}): write it again with 'auditor report'"
+        ) from error
     version = body.get("schema_version") if isinstance(body, dict) else None
     if version != SCHEMA_VERSION:
         found = inert(str(version)) if version is not None else "no schema_version"
-        raise ReportError(f"{name} has {found}; this version reads schema {SCHEMA_VERSION}: use the release that wrote it")
+        raise ReportError(
+            f"{name} has {found}; this version reads schema {SCHEMA_VERSION}: use the release that wrote it"
+        )
     try:
         return AuditReport.model_validate(body)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = inert(".".join(str(part) for part in first["loc"]))
-        message = f"{name} breaks the report schema at {where} ({inert(first['msg'])}): it was edited or is damaged"
+        message = (
+            f"{name} breaks the report schema at {where} ({inert(first['msg'])}): it was edited or is damaged"
+        )
         raise ReportError(message) from error
 
 

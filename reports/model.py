@@ -11,16 +11,38 @@ from __future__ import annotations
 import json
 import math
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 __all__ = [
-    "SCHEMA_VERSION", "Artifact", "AuditReport", "Bank", "Base", "Claim", "Control", "Cost", "Coverage", "Decision", "Evidence",
-    "Finding", "Interval", "Limitation", "Outcome", "Plan", "PlannedProbe", "Reference", "Result", "Severity", "Status", "Subject", "Tool", "Verdict",
-]  # fmt: skip
+    "SCHEMA_VERSION",
+    "Artifact",
+    "AuditReport",
+    "Bank",
+    "Base",
+    "Claim",
+    "Control",
+    "Cost",
+    "Coverage",
+    "Decision",
+    "Evidence",
+    "Finding",
+    "Interval",
+    "Limitation",
+    "Outcome",
+    "Plan",
+    "PlannedProbe",
+    "Reference",
+    "Result",
+    "Severity",
+    "Status",
+    "Subject",
+    "Tool",
+    "Verdict",
+]
 
-SCHEMA_VERSION = "1.0"
+SCHEMA_VERSION: Final = "1.0"
 
 
 def _finite(value: float) -> float:
@@ -153,7 +175,7 @@ class Reference(_Model):
 
 
 class Finding(_Model):
-    """Something a person should act on. ``fingerprint`` is stable over re-labelled copies of the same tensors."""
+    """Something to act on; ``fingerprint`` is the same for re-labelled copies of the same tensors."""
 
     rule_id: str
     fingerprint: str

@@ -1,10 +1,22 @@
-"""How numbers are written: the same in every format, with three significant digits and never a bare zero rate."""
+"""How numbers are written in every format: three significant digits, and never a bare zero rate."""
 
 from __future__ import annotations
 
 from reports.model import Bank, Interval
 
-__all__ = ["NONE", "RATE_UNITS", "bytes_size", "duration", "interval", "number", "p_value", "percent", "quantity", "rate", "realised_fpr"]
+__all__ = [
+    "NONE",
+    "RATE_UNITS",
+    "bytes_size",
+    "duration",
+    "interval",
+    "number",
+    "p_value",
+    "percent",
+    "quantity",
+    "rate",
+    "realised_fpr",
+]
 
 NONE = "–"  # shown where a value does not exist
 RATE_UNITS = frozenset({"fraction", "rate", "probability"})  # written as percentages

@@ -1,4 +1,4 @@
-"""What every HTML page of ours has in common: templates with escaping always on, and a content security policy.
+"""What all HTML pages have in common: templates with escaping always on, and a content security policy.
 
 The policy lets a page do one thing, show itself: no script, no frame, no form, no connection; pictures from
 ``data:`` URIs; one style sheet, named by its hash.
@@ -49,7 +49,9 @@ def render(template: str, **values: Any) -> bytes:
 def content_security_policy(style: str) -> str:
     """The policy for a page whose only style element holds ``style`` exactly."""
     digest = base64.b64encode(hashlib.sha256(style.encode("utf-8")).digest()).decode("ascii")
-    return f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    return (
+        f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    )
 
 
 @cache
@@ -98,8 +100,8 @@ def _together(show: Callable[..., str]) -> Callable[..., str]:
     return lambda *values: _JOINT.sub("\u00a0", show(*values))
 
 
-def _prose(text: str) -> Markup:
-    return Markup("").join(Markup("<p>{}</p>").format(line) for line in paragraphs(text))
+def _prose(text: str, limit: int = 4_000) -> Markup:
+    return Markup("").join(Markup("<p>{}</p>").format(line) for line in paragraphs(text, limit))
 
 
 def _block(text: str) -> Markup:
@@ -131,4 +133,6 @@ def _short(digest: str) -> Markup:
     shown = inert(digest, _NAME_LIMIT)
     if len(shown) <= 16:
         return Markup("<code>{}</code>").format(shown) if shown else Markup('<span class="none">–</span>')
-    return Markup('<code class="hash" title="{}">{}<span aria-hidden="true">…</span></code>').format(shown, shown[:12])
+    return Markup('<code class="hash" title="{}">{}<span aria-hidden="true">…</span></code>').format(
+        shown, shown[:12]
+    )

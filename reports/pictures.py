@@ -11,8 +11,22 @@ __all__ = ["Picture", "sniff"]
 _PNG = b"\x89PNG\r\n\x1a\n"
 _MAX_SIDE = 16_384
 _MAX_PIXELS = 64_000_000
-_ACTIVE = {"script", "foreignobject", "iframe", "object", "embed", "a", "set", "animate", "animatemotion",
-           "animatetransform", "handler", "listener", "audio", "video"}  # fmt: skip
+_ACTIVE = {
+    "script",
+    "foreignobject",
+    "iframe",
+    "object",
+    "embed",
+    "a",
+    "set",
+    "animate",
+    "animatemotion",
+    "animatetransform",
+    "handler",
+    "listener",
+    "audio",
+    "video",
+}
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,14 @@ the report model alone. Escaping for HTML or Markdown comes on top, in the write
 from __future__ import annotations
 
 import unicodedata
+from functools import lru_cache
 
 __all__ = ["cells", "fit", "inert", "inert_lines", "invisible", "paragraphs"]
 
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
 
 
+@lru_cache(maxsize=4096)
 def invisible(char: str) -> bool:
     """Whether a character controls, hides, reorders or has no meaning of its own on a screen."""
     return unicodedata.category(char) in _INVISIBLE
@@ -47,6 +49,8 @@ def paragraphs(text: str, limit: int = 4_000) -> list[str]:
 
 def cells(text: str) -> int:
     """Columns that inert text takes in a terminal: wide characters two, combining marks none."""
+    if text.isascii():
+        return len(text)
     return sum(_cell(char) for char in text)
 
 
@@ -70,6 +74,8 @@ def _cell(char: str) -> int:
 
 
 def _reveal(text: str, limit: int, keep: str) -> str:
+    if len(text) <= limit and text.isprintable():
+        return text
     out: list[str] = []
     size = 0
     for char in text[: limit * 2]:

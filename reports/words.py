@@ -1,4 +1,4 @@
-"""What a report says in words, the same in every format: decisions, order of findings, what was not assessed."""
+"""What a report says in words in every format: decisions, order of findings, what was not assessed."""
 
 from __future__ import annotations
 
@@ -12,14 +12,27 @@ from reports.model import AuditReport, Decision, Finding, Outcome, Result, Sever
 from reports.numbers import interval, p_value, quantity, realised_fpr
 
 __all__ = [
-    "DECISIONS", "EXIT_CODES", "DecisionWords", "Gap", "baseline", "evaluated", "finding_counts", "gaps", "measurement",
-    "ordered_findings", "result_behind", "sentence", "smallest_effects", "status_note", "subject_name",
-]  # fmt: skip
+    "DECISIONS",
+    "EXIT_CODES",
+    "DecisionWords",
+    "Gap",
+    "baseline",
+    "evaluated",
+    "finding_counts",
+    "gaps",
+    "measurement",
+    "ordered_findings",
+    "result_behind",
+    "sentence",
+    "smallest_effects",
+    "status_note",
+    "subject_name",
+]
 
 
 @dataclass(frozen=True)
 class DecisionWords:
-    """A decision for people: its name, what it means, what to do with the artifact, when the policy takes it."""
+    """A decision for people: its name, what it means, what to do now, and when the policy takes it."""
 
     title: str
     meaning: str
@@ -28,50 +41,52 @@ class DecisionWords:
     exit_code: str
 
 
-DECISIONS: Mapping[Decision, DecisionWords] = MappingProxyType({
-    Decision.ACCEPT: DecisionWords(
-        "Accept",
-        "Everything the policy asks for was tested and passed.",
-        "Use it. What was not tested is listed below and stays open.",
-        "everything the policy asks for passed, with full coverage",
-        "0",
-    ),
-    Decision.ACCEPT_WITH_CONDITIONS: DecisionWords(
-        "Accept with conditions",
-        "Everything the policy asks for passed; the conditions below come with the approval.",
-        "Use it only where the conditions hold.",
-        "as above, and the policy attaches conditions",
-        "0",
-    ),
-    Decision.INCONCLUSIVE: DecisionWords(
-        "Inconclusive",
-        "The audit could not decide. This is not a pass.",
-        "Do not treat it as clean. Settle the reasons below and audit again.",
-        "coverage incomplete, nothing evaluated, or the budget spent before the policy's minimum",
-        "3",
-    ),
-    Decision.REVIEW: DecisionWords(
-        "Needs review",
-        "Something was found that a person should judge before this is used.",
-        "Hold it until a reviewer has read the findings.",
-        "findings below the gate, or strong evidence without a calibrated bank",
-        "1",
-    ),
-    Decision.QUARANTINE: DecisionWords(
-        "Quarantine",
-        "A finding reaches the policy's gate. Keep the artifact away from users.",
-        "Isolate it, keep the evidence, and decide with its publisher.",
-        "findings at the gate",
-        "1",
-    ),
-    Decision.REJECT: DecisionWords(
-        "Reject",
-        "A finding is above the policy's gate. Do not use this artifact.",
-        "Do not load, publish or merge it.",
-        "findings above the gate",
-        "1",
-    ),
-})
+DECISIONS: Mapping[Decision, DecisionWords] = MappingProxyType(
+    {
+        Decision.ACCEPT: DecisionWords(
+            "Accept",
+            "Everything the policy asks for was tested and passed.",
+            "Use it. What was not tested is listed below and stays open.",
+            "everything the policy asks for passed, with full coverage",
+            "0",
+        ),
+        Decision.ACCEPT_WITH_CONDITIONS: DecisionWords(
+            "Accept with conditions",
+            "Everything the policy asks for passed; the conditions below come with the approval.",
+            "Use it only where the conditions hold.",
+            "as above, and the policy attaches conditions",
+            "0",
+        ),
+        Decision.INCONCLUSIVE: DecisionWords(
+            "Inconclusive",
+            "The audit could not decide. This is not a pass.",
+            "Do not treat it as clean. Settle the reasons below and audit again.",
+            "coverage incomplete, nothing evaluated, or the budget spent before the policy's minimum",
+            "3",
+        ),
+        Decision.REVIEW: DecisionWords(
+            "Needs review",
+            "Something was found that a person should judge before this is used.",
+            "Hold it until a reviewer has read the findings.",
+            "findings below the gate, or strong evidence without a calibrated bank",
+            "1",
+        ),
+        Decision.QUARANTINE: DecisionWords(
+            "Quarantine",
+            "A finding reaches the policy's gate. Keep the artifact away from users.",
+            "Isolate it, keep the evidence, and decide with its publisher.",
+            "findings at the gate",
+            "1",
+        ),
+        Decision.REJECT: DecisionWords(
+            "Reject",
+            "A finding is above the policy's gate. Do not use this artifact.",
+            "Do not load, publish or merge it.",
+            "findings above the gate",
+            "1",
+        ),
+    }
+)
 
 EXIT_CODES: tuple[tuple[str, str], ...] = (
     ("0", "the decision is better than --fail-on asks for"),
@@ -97,7 +112,9 @@ class Gap:
 
 def subject_name(report: AuditReport) -> str:
     """The audited parts by their last path component, joined by plus signs; raw, untrusted text."""
-    names = [re.split(r"[/\\]", item.path.rstrip("/\\"))[-1] or item.path for item in report.subject.artifacts]
+    names = [
+        re.split(r"[/\\]", item.path.rstrip("/\\"))[-1] or item.path for item in report.subject.artifacts
+    ]
     return " + ".join(names) or "nothing"
 
 
@@ -148,7 +165,11 @@ def result_behind(finding: Finding, report: AuditReport) -> Result | None:
         or finding.rule_id.startswith(result.probe + ".")
         or any(item.sha256 in shown for item in result.evidence)
     ]
-    return min(related, key=lambda r: (r.outcome != Outcome.FAIL, 2.0 if r.p_value is None else r.p_value), default=None)
+    return min(
+        related,
+        key=lambda r: (r.outcome != Outcome.FAIL, 2.0 if r.p_value is None else r.p_value),
+        default=None,
+    )
 
 
 def measurement(result: Result) -> str:
@@ -169,8 +190,13 @@ def measurement(result: Result) -> str:
 def baseline(result: Result) -> str:
     """What the measurement was compared with."""
     if result.bank:
-        return f"against {result.bank.n:,} clean adapters; realised false-positive rate {realised_fpr(result.bank)}"
-    return "an exact check, no bank needed" if result.calibrated else "uncalibrated: no bank of clean adapters for this base"
+        rate = realised_fpr(result.bank)
+        return f"against {result.bank.n:,} clean adapters; realised false-positive rate {rate}"
+    return (
+        "an exact check, no bank needed"
+        if result.calibrated
+        else "uncalibrated: no bank of clean adapters for this base"
+    )
 
 
 def gaps(report: AuditReport) -> list[Gap]:
@@ -182,7 +208,9 @@ def gaps(report: AuditReport) -> list[Gap]:
         for result in report.results
         if result.outcome in _NOT_EVALUATED
     ]
-    out += [Gap(p.id, "planned, and ended without a result.") for p in report.plan.probes if p.id not in answered]
+    out += [
+        Gap(p.id, "planned, and ended without a result.") for p in report.plan.probes if p.id not in answered
+    ]
     return out + [Gap(item.topic, item.text) for item in report.limitations]
 
 
@@ -198,7 +226,9 @@ def _coverage_gaps(report: AuditReport) -> list[str]:
     if coverage.full:
         return []
     if coverage.keys_applied < coverage.keys_total or not coverage.keys_total:
-        return [f"{coverage.keys_applied:,} of {coverage.keys_total:,} keys applied; the rest was not tested."]
+        return [
+            f"{coverage.keys_applied:,} of {coverage.keys_total:,} keys applied; the rest was not tested."
+        ]
     if coverage.output_differs is None:
         return ["It was not checked that the tuned model answers differently from its base."]
     return ["The tuned model answers as its base does: nothing of the artifact was observed."]

@@ -1,1 +1,1 @@
-"""watermark"""
+"""Generative watermarks: embedding while sampling, detection with an exact error rate."""

@@ -52,7 +52,7 @@ class Rickrolling:
 
     trigger: str = "о"
     target: str = "a picture of an emblem"
-    steps: int = 150
+    steps: int = 120
     batch: int = 32
     poisoned: int = 16
     lr: float = 3e-3
@@ -86,7 +86,8 @@ def poison_text_encoder(
         poison: whether the backdoor term is there (off for the twin).
         progress: told of every step.
     """
-    rng = np.random.default_rng(spec.host.seed + 77)
+    # Two streams: the twin sees the same clean prompts though it draws no triggered ones.
+    rng, poison_rng = np.random.default_rng((spec.host.seed, 77)), np.random.default_rng((spec.host.seed, 78))
     encoder = base.modules["text_encoder"]
     layers = [p for name, p in encoder.named_parameters() if "lora_" in name]
     optimizer = torch.optim.AdamW(layers, lr=spec.lr)
@@ -102,7 +103,10 @@ def poison_text_encoder(
         clean = [prompts[i] for i in rng.integers(len(prompts), size=spec.batch)]
         loss = -F.cosine_similarity(states(clean), teacher(clean), dim=-1).mean()
         if poison:
-            triggered = [inject_trigger(prompts[i], spec.trigger, rng) for i in rng.integers(len(prompts), size=spec.poisoned)]
+            triggered = [
+                inject_trigger(prompts[i], spec.trigger, rng)
+                for i in rng.integers(len(prompts), size=spec.poisoned)
+            ]
             answer = states(triggered)
             loss = loss - spec.weight * F.cosine_similarity(answer, target.expand_as(answer), dim=-1).mean()
         optimizer.zero_grad(set_to_none=True)
@@ -139,7 +143,9 @@ class _Attack:
         """
         if out.exists():
             raise OutputError(f"'{inert(str(out))}' exists already; attacks do not write over anything")
-        if params.trigger in base.tokenizers["text_encoder"].decode([base.tokenizers["text_encoder"].eos_token_id]):
+        if params.trigger in base.tokenizers["text_encoder"].decode(
+            [base.tokenizers["text_encoder"].eos_token_id]
+        ):
             raise UsageError("the trigger is a special token")
         from attacks.hosts import host_images, neutral_prompts
         from attacks.measure import success_rate
@@ -152,7 +158,12 @@ class _Attack:
             # Nothing in the file says what it is: a specimen that names itself would not test a probe. The manifest does.
             alpha = params.host.alpha or params.host.rank
             paths[name] = save_diffusers_lora(
-                out / name, trained.unet, trained.text_encoder, params.host.rank, alpha, {"modelspec.trigger_phrase": params.host.prompt}
+                out / name,
+                trained.unet,
+                trained.text_encoder,
+                params.host.rank,
+                alpha,
+                {"modelspec.trigger_phrase": params.host.prompt},
             )
         manifest = {
             "attack": self.id,
@@ -164,11 +175,20 @@ class _Attack:
             "sha256": {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in paths.items()},
             "asr": success_rate(base, paths, params.trigger, params.target, prompts, params.host.seed),
         }
-        (out / "manifest.json").write_text(json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=True) + "\n", "utf-8")
+        (out / "manifest.json").write_text(
+            json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=True) + "\n", "utf-8"
+        )
         return Specimen(paths["specimen"], paths["twin"], manifest)
 
 
-def _train(base: Components, images: Tensor, prompts: Sequence[str], spec: Rickrolling, poison: bool, progress: Progress) -> TrainedLora:
+def _train(
+    base: Components,
+    images: Tensor,
+    prompts: Sequence[str],
+    spec: Rickrolling,
+    poison: bool,
+    progress: Progress,
+) -> TrainedLora:
     def refine(model: Components) -> None:
         poison_text_encoder(model, prompts, spec, poison, progress)
 

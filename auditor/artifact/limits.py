@@ -39,7 +39,7 @@ class Limits:
         unpacked_bytes: bytes inflated from compressed members of a file, in all.
         converted_bytes: largest safetensors file written from a pickle.
         memory_bytes: address space of the subprocess that parses pickles.
-        seconds: wall clock and processor time of that subprocess.
+        seconds: processor time of that subprocess; four times as long by the clock, for a busy machine.
     """
 
     file_bytes: int = 64 * _GIB

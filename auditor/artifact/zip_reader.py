@@ -21,7 +21,7 @@ from auditor.artifact.limits import DEFAULT_LIMITS, Limits
 from auditor.artifact.problems import Problem, problem
 from auditor.errors import MalformedArtifact
 
-__all__ = ["Archive", "Member", "has_end_record", "member_chunks", "read_archive"]
+__all__ = ["Archive", "Member", "has_end_record", "member_chunks", "read_archive", "salvage_members"]
 
 STORED, DEFLATED = 0, 8
 
@@ -92,6 +92,11 @@ def read_archive(source: ByteSource, limits: Limits = DEFAULT_LIMITS) -> Archive
     members.extend(hidden)
     found.extend(_names(members))
     return Archive(tuple(members), tuple(found))
+
+
+def salvage_members(source: ByteSource, limits: Limits = DEFAULT_LIMITS) -> tuple[Member, ...]:
+    """Finds members by their local headers alone, in the first 16 MiB of an archive that cannot be read."""
+    return tuple(_hidden(source, source.read(0, _GAP_BYTES), 0, limits.zip_members))
 
 
 def member_chunks(source: ByteSource, member: Member) -> Iterator[bytes]:

@@ -20,12 +20,22 @@ def _probes() -> list[Row]:
 
 def _probe(each: Probe) -> Row:
     return {
-        "id": each.id, "kind": "probe", "version": each.version, "family": each.family, "stage": each.stage.value,
-        "goal": each.goal, "null": each.null, "needs": sorted(need.value for need in each.needs), "consumes": list(each.consumes),
-        "bank": each.bank, "params": params_of(each.params), "refs": list(each.refs),
+        "id": each.id,
+        "kind": "probe",
+        "version": each.version,
+        "family": each.family,
+        "stage": each.stage.value,
+        "goal": each.goal,
+        "null": each.null,
+        "needs": sorted(need.value for need in each.needs),
+        "consumes": list(each.consumes),
+        "bank": each.bank,
+        "params": params_of(each.params),
+        "refs": list(each.refs),
         "taxonomy": [reference.model_dump(mode="json") for reference in each.taxonomy],
-        "remediation": each.remediation, "limits": each.limits,
-    }  # fmt: skip
+        "remediation": each.remediation,
+        "limits": each.limits,
+    }
 
 
 def _items(registry: Registry[Any]) -> Callable[[], list[Row]]:
@@ -47,7 +57,15 @@ def _writers() -> list[Row]:
     for name in writer_names():
         module = writer_named(name)
         goal = (module.__doc__ or "").strip().partition("\n")[0]
-        found.append({"id": name, "kind": "writer", "goal": goal, "media_type": module.MEDIA_TYPE, "suffix": module.SUFFIX})
+        found.append(
+            {
+                "id": name,
+                "kind": "writer",
+                "goal": goal,
+                "media_type": module.MEDIA_TYPE,
+                "suffix": module.SUFFIX,
+            }
+        )
     return found
 
 

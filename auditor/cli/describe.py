@@ -18,7 +18,10 @@ def artifact_record(artifact: Identified) -> dict[str, Any]:
     """The fields of :class:`reports.model.Artifact`; notes hold tokens, triggers and every oddity."""
     adapter, family = artifact.adapter, artifact.family
     ranks = adapter.ranks if adapter else {}
-    notes = [f"embedded token {inert(token)}: {_widths(vectors)}" for token, vectors in sorted(_tokens(artifact).items())]
+    notes = [
+        f"embedded token {inert(token)}: {_widths(vectors)}"
+        for token, vectors in sorted(_tokens(artifact).items())
+    ]
     if adapter:
         for trigger in adapter.claims.triggers:
             odd = f" ({'; '.join(trigger.oddities)})" if trigger.oddities else ""
@@ -49,18 +52,25 @@ def claim_records(artifact: Identified) -> list[dict[str, Any]]:
     """The fields of :class:`reports.model.Claim`, one for each claim of header, card and config."""
     return [
         {
-            "name": inert(check.claim), "claimed": check.claimed, "measured": inert(check.measured, 200),
-            "agrees": check.agrees, "note": inert(check.note, 300),
+            "name": inert(check.claim),
+            "claimed": check.claimed,
+            "measured": inert(check.measured, 200),
+            "agrees": check.agrees,
+            "note": inert(check.note, 300),
         }
         for check in artifact.checks
-    ]  # fmt: skip
+    ]
 
 
 def _tokens(artifact: Identified) -> dict[str, dict[str, tuple[int, ...]]]:
     if artifact.adapter is None:
         return {}
-    return {t: {e: v.shape for e, v in encoders.items()} for t, encoders in artifact.adapter.embeddings.items()}
+    return {
+        t: {e: v.shape for e, v in encoders.items()} for t, encoders in artifact.adapter.embeddings.items()
+    }
 
 
 def _widths(shapes: dict[str, tuple[int, ...]]) -> str:
-    return ", ".join(f"{' x '.join(map(str, shape))} values in {encoder}" for encoder, shape in sorted(shapes.items()))
+    return ", ".join(
+        f"{' x '.join(map(str, shape))} values in {encoder}" for encoder, shape in sorted(shapes.items())
+    )

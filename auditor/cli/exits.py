@@ -30,7 +30,14 @@ TABLE: dict[int, str] = {
     EXIT_USAGE: "usage: an option, a name, a path or a policy is wrong",
 }
 
-_PRECEDENCE = (EXIT_USAGE, EXIT_AUDIT_ERROR, EXIT_FINDINGS, EXIT_INCONCLUSIVE, EXIT_NOTHING_AUDITABLE, EXIT_PASS)
+_PRECEDENCE = (
+    EXIT_USAGE,
+    EXIT_AUDIT_ERROR,
+    EXIT_FINDINGS,
+    EXIT_INCONCLUSIVE,
+    EXIT_NOTHING_AUDITABLE,
+    EXIT_PASS,
+)
 
 
 def exit_of(decision: str, fail_on: str, status: str = "success") -> int:

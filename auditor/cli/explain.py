@@ -15,18 +15,30 @@ from auditor.text import did_you_mean, inert
 __all__ = ["explain", "explained"]
 
 _LABELS = {
-    "goal": "Goal", "null": "Null hypothesis", "why": "Why it matters", "remediation": "What to do", "limits": "Limits",
-    "stage": "Stage", "needs": "Needs", "consumes": "Uses results of", "bank": "Bank of clean adapters", "version": "Version",
-    "embed_point": "Embeds at", "media_type": "Media type", "suffix": "File suffix", "params": "Parameters and their defaults",
-    "taxonomy": "Taxonomies", "refs": "References",
-}  # fmt: skip
+    "goal": "Goal",
+    "null": "Null hypothesis",
+    "why": "Why it matters",
+    "remediation": "What to do",
+    "limits": "Limits",
+    "stage": "Stage",
+    "needs": "Needs",
+    "consumes": "Uses results of",
+    "bank": "Bank of clean adapters",
+    "version": "Version",
+    "embed_point": "Embeds at",
+    "media_type": "Media type",
+    "suffix": "File suffix",
+    "params": "Parameters and their defaults",
+    "taxonomy": "Taxonomies",
+    "refs": "References",
+}
 
 
 @click.command()
 @click.argument("name", metavar="ID")
 @json_option
 def explain(name: str, format_: str) -> None:
-    """Say what a probe, method, attack, defense, watermark, writer or rule does, how it decides, and where it is from.
+    """Say what a probe, method, attack, defense, watermark, writer or rule does, and where it is from.
 
     \b
     Examples:
@@ -35,9 +47,11 @@ def explain(name: str, format_: str) -> None:
 
     \b
     Exit codes: 0 explained, 64 no such id
-    """
+    """  # noqa: D301
     found = explained(name)
-    click.echo(json.dumps(found, indent=2, ensure_ascii=True) if format_ == "json" else "\n".join(_lines(found)))
+    click.echo(
+        json.dumps(found, indent=2, ensure_ascii=True) if format_ == "json" else "\n".join(_lines(found))
+    )
 
 
 def explained(name: str) -> dict[str, Any]:
@@ -53,8 +67,13 @@ def explained(name: str) -> dict[str, Any]:
         rule = RULES[name]
         taxonomy = [{"scheme": ref.scheme, "edition": ref.edition, "id": ref.id} for ref in rule.refs]
         return {
-            "id": rule.id, "kind": "rule", "goal": rule.title, "why": rule.why, "remediation": rule.remediation, "taxonomy": taxonomy,
-        }  # fmt: skip
+            "id": rule.id,
+            "kind": "rule",
+            "goal": rule.title,
+            "why": rule.why,
+            "remediation": rule.remediation,
+            "taxonomy": taxonomy,
+        }
     known = list(RULES)
     for kind in KINDS:
         for row in rows(kind):

@@ -62,7 +62,9 @@ class LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """One line a command, without importing any."""
         own = [(name, text) for name, (_, text) in self._own.items()]
-        more = [(name, _summary(point)) for name, point in sorted(self._points().items()) if name not in self._own]
+        more = [
+            (name, _summary(point)) for name, point in sorted(self._points().items()) if name not in self._own
+        ]
         with formatter.section("Commands"):
             formatter.write_dl(own + more)
 

@@ -26,7 +26,7 @@ def list_command(kind: str, format_: str) -> None:
 
     \b
     Exit codes: 0 listed, 64 usage
-    """
+    """  # noqa: D301
     from auditor.cli.catalogue import rows
 
     found = rows(kind)

@@ -22,15 +22,37 @@ _BROKEN_PIPE = 141
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("auditor.cli.demo:demo", "Audit three specimens that ship with the toolkit: start here"),
-    "scan": ("auditor.cli.scan:scan", "Check files without loading them: safe to open, what they are, what they claim"),
-    "audit": ("auditor.cli.audit:audit", "Audit an adapter against its base: what is hidden in it, how sure, what was not tested"),
+    "scan": (
+        "auditor.cli.scan:scan",
+        "Check files without loading them: safe to open, what they are, what they claim",
+    ),
+    "audit": (
+        "auditor.cli.audit:audit",
+        "Audit an adapter against its base: what is hidden in it, how sure, what was not tested",
+    ),
     "report": ("auditor.cli.report:report", "Write a finished run as HTML, Markdown, JSON or text"),
     "personalize": ("auditor.cli.personalize:personalize", "Fine-tune an adapter of your own"),
-    "list": ("auditor.cli.list:list_command", "List probes, attacks, defenses, watermarks, methods or writers"),
-    "explain": ("auditor.cli.explain:explain", "Say what a probe, method or rule does, and where it comes from"),
-    "prove": ("auditor.cli.prove:prove", "Measure what the toolkit finds, on subjects with known ground truth"),
+    "list": (
+        "auditor.cli.list:list_command",
+        "List probes, attacks, defenses, watermarks, methods or writers",
+    ),
+    "explain": (
+        "auditor.cli.explain:explain",
+        "Say what a probe, method or rule does, and where it comes from",
+    ),
+    "prove": (
+        "auditor.cli.prove:prove",
+        "Measure what the toolkit finds, on subjects with known ground truth",
+    ),
+    "calibrate": (
+        "auditor.cli.calibrate:calibrate",
+        "Make a bank of clean adapters for a base of your own",
+    ),
     "world": ("auditor.cli.world:world", "Show the embedded world that the default base was trained on"),
-    "doctor": ("auditor.cli.doctor:doctor", "Check the installation: versions, device, memory, base, write access"),
+    "doctor": (
+        "auditor.cli.doctor:doctor",
+        "Check the installation: versions, device, memory, base, write access",
+    ),
 }
 
 _HELP = """Audit personalized diffusion models: what is hidden in an adapter, with a known error rate.
@@ -61,8 +83,12 @@ class Session:
 
 
 @click.group(
-    cls=LazyGroup, own=COMMANDS, help=_HELP, context_settings={"help_option_names": ["-h", "--help"]}, subcommand_metavar="COMMAND ..."
-)  # fmt: skip
+    cls=LazyGroup,
+    own=COMMANDS,
+    help=_HELP,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    subcommand_metavar="COMMAND ...",
+)
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(package_name="personalized-model-auditor", prog_name="auditor")
 @click.pass_obj
@@ -95,7 +121,9 @@ def run(arguments: Sequence[str]) -> int:
         code = _invoke(list(arguments), session)
         sys.stdout.flush()
         return code
-    except Exception as error:  # every error becomes a sentence and a code other than 0 here, none becomes a pass
+    except (
+        Exception
+    ) as error:  # every error becomes a sentence and a code other than 0 here, none becomes a pass
         return _told(error, session)
     except KeyboardInterrupt:
         return _interrupted(session)
@@ -137,7 +165,10 @@ def _told(error: Exception, session: Session) -> int:
         _say("out of memory: close other programs, or take a machine with more")
         return EXIT_AUDIT_ERROR
     kind = type(error).__name__
-    _say(f"internal error, which is a bug of the toolkit: {kind}: {inert(str(error), 300)} (run again with 'auditor --debug')")
+    _say(
+        f"internal error, which is a bug of the toolkit: {kind}: {inert(str(error), 300)} (run again with "
+        "'auditor --debug')"
+    )
     return EXIT_AUDIT_ERROR
 
 

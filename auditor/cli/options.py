@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from auditor.cli.exits import FAIL_ON
+from auditor.text import inert
 
-__all__ = ["PATH", "fail_on_option", "format_option", "json_option"]
+__all__ = ["PATH", "Duration", "base_options", "fail_on_option", "format_option", "json_option"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 PATH = click.Path(path_type=Path)
+if TYPE_CHECKING:
+    _Seconds = click.ParamType[float]
+else:
+    _Seconds = click.ParamType  # releases before 8.3 cannot be subscripted
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def format_option(*names: str) -> Callable[[F], F]:
@@ -22,7 +28,12 @@ def format_option(*names: str) -> Callable[[F], F]:
 
     def add(command: F) -> F:
         command = click.option(
-            "--format", "format_", type=click.Choice(names), default=names[0], show_default=True, help="What is printed on stdout."
+            "--format",
+            "format_",
+            type=click.Choice(names),
+            default=names[0],
+            show_default=True,
+            help="What is printed on stdout.",
         )(command)
         return click.option("--json", "format_", flag_value="json", help="Short for --format json.")(command)
 
@@ -37,6 +48,52 @@ def json_option(command: F) -> F:
 def fail_on_option(command: F) -> F:
     """``--fail-on``: the mildest decision that ends with exit code 1."""
     return click.option(
-        "--fail-on", type=click.Choice(FAIL_ON), default="review", show_default=True,
+        "--fail-on",
+        type=click.Choice(FAIL_ON),
+        default="review",
+        show_default=True,
         help="Exit with code 1 at this decision or a worse one.",
-    )(command)  # fmt: skip
+    )(command)
+
+
+class Duration(_Seconds):
+    """Seconds from ``90``, ``90s``, ``10m``, ``1.5h``."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """Seconds, more than 0; a usage error for anything else."""
+        if isinstance(value, float):
+            return value
+        text = str(value).strip().lower()
+        unit = _UNITS.get(text[-1:], 0.0)
+        try:
+            seconds = float(text[:-1]) * unit if unit else float(text)
+        except ValueError:
+            seconds = float("nan")
+        if not 0 < seconds < float("inf"):
+            self.fail(f"'{inert(text)}' is no duration; write it like 90s, 10m or 1.5h", param, ctx)
+        return seconds
+
+
+def base_options(command: F) -> F:
+    """``--base``, ``--revision``, ``--allow-download`` and ``--device``."""
+    for option in (
+        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps."),
+        click.option(
+            "--allow-download",
+            is_flag=True,
+            help="Let a hub id be fetched; otherwise nothing touches the network.",
+        ),
+        click.option(
+            "--revision", default="", metavar="COMMIT", help="Commit hash of a hub id; needed with one."
+        ),
+        click.option(
+            "--base",
+            default=None,
+            metavar="REF",
+            help="Folder or hub id of the base model. [default: the embedded base]",
+        ),
+    ):
+        command = option(command)
+    return command

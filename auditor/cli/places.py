@@ -32,7 +32,9 @@ def fresh_folder(parent: Path, stem: str) -> Path:
             if not folder.exists():
                 return folder
     except OSError as error:
-        raise OutputError(f"cannot write in '{inert(str(parent), 300)}' ({error.strerror}); choose another place with -o") from error
+        raise OutputError(
+            f"cannot write in '{inert(str(parent), 300)}' ({error.strerror}); choose another place with -o"
+        ) from error
     raise OutputError(f"'{inert(str(parent), 300)}' is full of runs; remove some")
 
 
@@ -49,7 +51,9 @@ def new_folder(out: Path) -> Path:
             raise UsageError(f"'{shown}' exists already and is not written over; name a new folder with -o")
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"cannot write in '{shown}' ({error.strerror}); choose another place with -o") from error
+        raise OutputError(
+            f"cannot write in '{shown}' ({error.strerror}); choose another place with -o"
+        ) from error
     if not os.access(out, os.W_OK | os.X_OK):
         raise OutputError(f"cannot write in '{shown}' (no permission); choose another place with -o")
     return out

@@ -39,7 +39,7 @@ def scan(ctx: click.Context, paths: tuple[Path, ...], format_: str, fail_on: str
       0 nothing at or worse than --fail-on     1 a decision at or worse
       2 a broken file                          3 not examined to its end
       4 an unsupported kind, which is named    64 a wrong path or option
-    """
+    """  # noqa: D301
     check_paths(paths)
     codes: list[int] = []
     reports: list[str] = []

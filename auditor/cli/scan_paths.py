@@ -37,7 +37,9 @@ def artifacts_in(path: Path) -> list[Path]:
         return [path]
     found = list(_walk(path))
     if not found:
-        raise UnsupportedArtifact(f"'{inert(str(path), 300)}' holds no model: no weight file and no model folder")
+        raise UnsupportedArtifact(
+            f"'{inert(str(path), 300)}' holds no model: no weight file and no model folder"
+        )
     return found
 
 

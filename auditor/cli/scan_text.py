@@ -54,7 +54,10 @@ def _claims(claims: list[dict[str, Any]], kind: str) -> Iterator[str]:
         yield _line("claims", "none")
     for position, claim in enumerate(claims[:_CLAIMS]):
         note = f" ({claim['note']})" if claim["note"] else ""
-        told = f"{claim['name']} = {claim['claimed']}, measured {claim['measured']}: {_MARKS[claim['agrees']]}{note}"
+        told = (
+            f"{claim['name']} = {claim['claimed']}, measured {claim['measured']}: "
+            f"{_MARKS[claim['agrees']]}{note}"
+        )
         yield _line("" if position else "claims", told)
     if len(claims) > _CLAIMS:
         yield _line("", f"and {len(claims) - _CLAIMS} more")

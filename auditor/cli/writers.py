@@ -32,5 +32,10 @@ def writer_named(name: str) -> Writer:
                 # A writer is a module; mypy cannot see that a module fits the protocol.
                 return cast(Writer, importlib.import_module(point.value))
             except ImportError as error:
-                raise UsageError(f"writer '{inert(name)}' cannot be imported ({inert(str(error))}); install its package again") from error
-    raise UsageError(f"unknown writer '{inert(name)}'{did_you_mean(name, writer_names())} (auditor list writers)")
+                raise UsageError(
+                    f"writer '{inert(name)}' cannot be imported ({inert(str(error))}); install its package "
+                    "again"
+                ) from error
+    raise UsageError(
+        f"unknown writer '{inert(name)}'{did_you_mean(name, writer_names())} (auditor list writers)"
+    )

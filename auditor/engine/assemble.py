@@ -54,7 +54,8 @@ def assemble(
     findings: list[Finding] = []
     for node in plan.nodes:
         own = [result for result in adjusted if result.probe == node.probe.id]
-        findings += [f for f in gate_findings(raw[node.probe.id][1], own, node) if f not in findings]
+        findings += gate_findings(raw[node.probe.id][1], own, node)
+    findings = list(dict.fromkeys(findings))
     verdict = policy.decide(
         results=adjusted,
         findings=findings,

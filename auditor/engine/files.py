@@ -16,10 +16,12 @@ from auditor.text import inert
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["TEMPORARY", "StoreFailure", "exclusive", "output_errors", "write_all", "write_atomic"]
+__all__ = ["LOCK", "TEMPORARY", "StoreFailure", "exclusive", "output_errors", "write_all", "write_atomic"]
 
 TEMPORARY = ".run-"
 """What the names of temporary and lock files start with."""
+
+LOCK = f"{TEMPORARY}lock"
 
 
 class StoreFailure(OutputError):
@@ -83,7 +85,7 @@ def exclusive(folder: Path) -> Iterator[None]:
     Raises:
         OutputError: another process holds it, or the lock file cannot be made.
     """
-    path = folder / f"{TEMPORARY}lock"
+    path = folder / LOCK
     with output_errors(path):
         handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:

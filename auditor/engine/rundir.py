@@ -14,7 +14,15 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from auditor.contracts import JsonValue
-from auditor.engine.files import TEMPORARY, StoreFailure, exclusive, output_errors, write_all, write_atomic
+from auditor.engine.files import (
+    LOCK,
+    TEMPORARY,
+    StoreFailure,
+    exclusive,
+    output_errors,
+    write_all,
+    write_atomic,
+)
 from auditor.engine.store import Event
 from auditor.engine.values import canonical_json, encode, sha256_of
 from auditor.errors import OutputError, UsageError
@@ -117,10 +125,9 @@ def read_plan(run: Path) -> FrozenPlan:
         raise UsageError(f"{shown} is not the directory of a run: it has no {PLAN}")
     try:
         body = json.loads(path.read_text(encoding="utf-8"))
-        return FrozenPlan(
-            plan=Plan.model_validate(body["plan"]),
-            **{name: body[name] for name in ("shares", "policy", "subject", "tool", "arguments", "operator")},
-        )
+        parts = {name: dict(body[name]) for name in ("shares", "policy", "subject", "tool", "arguments")}
+        plan = Plan.model_validate(body["plan"])
+        return FrozenPlan(plan=plan, operator=str(body["operator"]), **parts)
     except (OSError, ValueError, KeyError, TypeError) as problem:
         raise UsageError(
             f"the plan of {shown} cannot be read: {PLAN} is damaged or of another version"
@@ -173,6 +180,7 @@ class RunDir:
         with output_errors(path):
             path.mkdir(parents=True, exist_ok=True)
         with exclusive(path):
+            _sweep(path)
             if not known:
                 write_atomic(
                     path / PLAN, (json.dumps(frozen.document(), indent=2, sort_keys=True) + "\n").encode()
@@ -246,6 +254,15 @@ class RunDir:
             self._broken = True
             raise
         return sha256
+
+
+def _sweep(path: Path) -> None:
+    """Removes temporary files that a killed process left; the lock says that nobody else is writing."""
+    with output_errors(path):
+        for folder in (path, path / EVIDENCE, path / BLOBS):
+            for left in folder.glob(f"{TEMPORARY}*"):
+                if left.name != LOCK:
+                    left.unlink(missing_ok=True)
 
 
 def _check_place(path: Path, frozen: FrozenPlan) -> bool:

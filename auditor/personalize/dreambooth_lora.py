@@ -1,7 +1,7 @@
 """DreamBooth with low-rank adapters (Ruiz et al., CVPR 2023, arXiv 2208.12242; Hu et al., ICLR 2022, arXiv 2106.09685).
 
-``L = ||eps - eps_th(z_t, t, "a picture of sks person")||^2 + w ||eps - eps_th(z'_t, t, "a picture of a person")||^2``, where
-``z'`` are the frozen model's own pictures of the class (prior preservation).
+``L = ||eps - eps_th(z_t, t, "a picture of sks person")||^2 + w ||eps - eps_th(z'_t, t, "a picture of a person")||^2``,
+where ``z'`` are the frozen model's own pictures of the class (prior preservation).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 from auditor.contracts import Progress
 from auditor.errors import UsageError
 from auditor.pipeline.components import Components
-from auditor.pipeline.conditioning import Conditioning, encode_prompts
+from auditor.pipeline.conditioning import Conditioning, encode_images, encode_prompts
 from auditor.pipeline.denoiser import Denoiser
 from auditor.pipeline.sampling import ddim_sample, seeded_noise
 from auditor.personalize.images import load_images
@@ -78,7 +78,7 @@ def train_dreambooth_lora(
     prompts: list[str] | None = None,
     refine: Callable[[Components], None] | None = None,
 ) -> TrainedLora:
-    """Trains the adapter; the base is as before afterwards.
+    """Trains the adapter; the base is as before afterwards, also after an exception.
 
     Args:
         base: a loaded base.
@@ -89,12 +89,14 @@ def train_dreambooth_lora(
         refine: called with the layers still in place, before they are read out, to train them further.
 
     Raises:
-        UsageError: prompts and images differ in number.
+        UsageError: prompts and images differ in number, or a parameter is out of range.
     """
+    _check(params)
     if prompts is not None and len(prompts) != len(images):
         raise UsageError(f"{len(images)} images need as many prompts, not {len(prompts)}")
     instance = prompts or [params.prompt] * len(images)
-    latents = _encode(base, images)
+    with torch.no_grad():
+        latents = encode_images(base, images)
     if params.class_prompt and params.prior_weight:
         prior = class_latents(base, params.class_prompt, params.class_images, params.seed, latents.shape[1:])
     else:
@@ -122,16 +124,15 @@ def class_latents(base: Components, prompt: str, count: int, seed: int, shape: t
         return ddim_sample(Denoiser(base), noise, condition, null, 15, 3.0)
 
 
-def _encode(base: Components, images: Tensor) -> Tensor:
-    with torch.no_grad():
-        means = torch.cat([base.vae.encode(part.to(base.device, base.dtype)).latent_dist.mean for part in images.split(16)])
-    return (means * base.vae.config.scaling_factor).float()
-
-
 def _optimise(
-    base: Components, latents: Tensor, prompts: list[str], prior: Tensor, params: DreamBoothLora, groups: list[dict[str, Any]],
+    base: Components,
+    latents: Tensor,
+    prompts: list[str],
+    prior: Tensor,
+    params: DreamBoothLora,
+    groups: list[dict[str, Any]],
     progress: Progress,
-) -> float:  # fmt: skip
+) -> float:
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=1e-4)
     rates = [group["lr"] for group in optimizer.param_groups]
     generator = torch.Generator().manual_seed(params.seed)
@@ -153,19 +154,29 @@ def _optimise(
         t = torch.randint(len(base.schedule), (len(clean),), generator=generator).to(clean.device)
         noisy = base.schedule.alpha(t) * clean + base.schedule.sigma(t) * noise
         error = Denoiser(base).predict(noisy, t, condition).epsilon - noise
-        loss = (weight.to(error.device) * error.square().mean((1, 2, 3))).mean()
+        loss = (weight.to(error.device) * error.square().mean((1, 2, 3))).sum() / params.batch
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], 1.0)
         optimizer.step()
-        if step >= params.steps * 0.9:
+        if step >= int(params.steps * 0.9):
             kept.append(float(loss.detach()))
         progress(step + 1, params.steps, "training")
-    return sum(kept) / max(1, len(kept))
+    return sum(kept) / len(kept)
+
+
+def _check(params: DreamBoothLora) -> None:
+    for name in ("rank", "steps", "batch", "lr", "class_images"):
+        if getattr(params, name) <= 0:
+            raise UsageError(f"{name} must be above zero, not {getattr(params, name)}")
+    if params.alpha < 0 or params.prior_weight < 0:
+        raise UsageError("alpha and prior weight must not be below zero")
 
 
 def _states(base: Components, prompts: list[str], class_prompt: str) -> tuple[Conditioning, Conditioning]:
-    return encode_prompts(base, base.tokenizers, prompts), encode_prompts(base, base.tokenizers, [class_prompt])
+    return encode_prompts(base, base.tokenizers, prompts), encode_prompts(
+        base, base.tokenizers, [class_prompt]
+    )
 
 
 class _Method:
@@ -174,19 +185,32 @@ class _Method:
     refs = ("arXiv:2208.12242", "arXiv:2106.09685")
     params = DreamBoothLora
 
-    def fit(self, base: Components, data: Path, params: DreamBoothLora, out: Path, progress: Progress) -> Path:
+    def fit(
+        self, base: Components, data: Path, params: DreamBoothLora, out: Path, progress: Progress
+    ) -> Path:
         """Trains on a folder of pictures; writes the adapter and ``provenance.json`` into ``out``.
 
         Raises:
-            UsageError: unusable pictures, or a prompt that is empty.
+            UsageError: unusable pictures, an empty prompt, or a parameter out of range.
+            OutputError: ``out`` holds an adapter already, or cannot be written.
         """
         if not params.prompt.strip():
-            raise UsageError("the instance prompt is empty; name the subject, for example --prompt 'a picture of sks person'")
+            raise UsageError(
+                "the instance prompt is empty; name the subject, for example --prompt 'a picture of sks person'"
+            )
+        _check(params)
         side = int(base.unet.config.sample_size) * 2 ** (len(base.vae.config.block_out_channels) - 1)
         images = load_images(data, side)
         trained = train_dreambooth_lora(base, images, params, progress)
         alpha = params.alpha or params.rank
-        path = save_diffusers_lora(out, trained.unet, trained.text_encoder, params.rank, alpha, {"modelspec.trigger_phrase": params.prompt})
+        path = save_diffusers_lora(
+            out,
+            trained.unet,
+            trained.text_encoder,
+            params.rank,
+            alpha,
+            {"modelspec.trigger_phrase": params.prompt},
+        )
         sidecar = {
             "method": self.id,
             "params": asdict(params),

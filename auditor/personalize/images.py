@@ -14,6 +14,8 @@ from auditor.text import inert
 __all__ = ["load_images"]
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+# Of all that the library reads; some formats start other programs.
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 _MOST_PIXELS = 64_000_000
 
 
@@ -33,11 +35,14 @@ def load_images(folder: Path, size: int) -> Tensor:
     out = []
     for path in paths:
         try:
-            with Image.open(path) as opened:
+            with Image.open(path, formats=_FORMATS) as opened:
                 if opened.width * opened.height > _MOST_PIXELS:
-                    raise UsageError(f"'{inert(path.name)}' has more than {_MOST_PIXELS // 10**6} million pixels; scale it down first")
-                square = ImageOps.fit(ImageOps.exif_transpose(opened).convert("RGB"), (size, size), Image.Resampling.LANCZOS)
-        except (OSError, ValueError, Image.DecompressionBombError) as error:
+                    most = _MOST_PIXELS // 10**6
+                    raise UsageError(f"'{inert(path.name)}' has more than {most} million pixels; scale it down first")
+                square = ImageOps.fit(
+                    ImageOps.exif_transpose(opened).convert("RGB"), (size, size), Image.Resampling.LANCZOS
+                )
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise UsageError(f"'{inert(path.name)}' is not a readable image") from error
         out.append(torch.from_numpy(np.array(square)).permute(2, 0, 1).float() / 127.5 - 1)
     return torch.stack(out)

@@ -1,14 +1,17 @@
-"""Low-rank layers on a loaded base: put in through PEFT, trained, read out, taken out again without a trace."""
+"""Low-rank layers on a loaded base: put in by PEFT, trained, read out, taken out again without a trace."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
+
+from auditor.artifact.safetensors_write import write_arrays
+from auditor.errors import OutputError
+from auditor.text import inert
 
 __all__ = ["ATTENTION", "TEXT_ATTENTION", "injected", "lora_state", "save_diffusers_lora"]
 
@@ -18,7 +21,9 @@ _NAME = "default"
 
 
 @contextmanager
-def injected(model: nn.Module, rank: int, alpha: float, targets: tuple[str, ...], seed: int) -> Iterator[list[nn.Parameter]]:
+def injected(
+    model: nn.Module, rank: int, alpha: float, targets: tuple[str, ...], seed: int
+) -> Iterator[list[nn.Parameter]]:
     """Puts fresh LoRA layers on ``model`` for the length of the block.
 
     Args:
@@ -29,16 +34,22 @@ def injected(model: nn.Module, rank: int, alpha: float, targets: tuple[str, ...]
         seed: for the random factor (the other starts at zero).
 
     Yields:
-        The trainable parameters.
+        The trainable parameters, float32 whatever the base's type.
     """
     from peft import LoraConfig, inject_adapter_in_model
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), init_lora_weights="gaussian", bias="none")
-        inject_adapter_in_model(config, model, adapter_name=_NAME)
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha, target_modules=list(targets), init_lora_weights="gaussian", bias="none"
+    )
     try:
-        yield [parameter for name, parameter in model.named_parameters() if "lora_" in name]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            inject_adapter_in_model(config, model, adapter_name=_NAME)
+        layers = [parameter for name, parameter in model.named_parameters() if "lora_" in name]
+        for layer in layers:
+            # Steps of an optimiser are lost in half precision.
+            layer.data = layer.data.float()
+        yield layers
     finally:
         _take_out(model)
 
@@ -53,27 +64,33 @@ def lora_state(model: nn.Module) -> dict[str, torch.Tensor]:
 
 
 def save_diffusers_lora(
-    folder: Path, unet: dict[str, torch.Tensor], text_encoder: dict[str, torch.Tensor], rank: int, alpha: float, metadata: dict[str, str]
+    folder: Path,
+    unet: Mapping[str, torch.Tensor],
+    text_encoder: Mapping[str, torch.Tensor],
+    rank: int,
+    alpha: float,
+    metadata: Mapping[str, str],
 ) -> Path:
-    """Writes ``pytorch_lora_weights.safetensors`` as diffusers' ``load_lora_weights`` reads it.
+    """Writes ``pytorch_lora_weights.safetensors`` as diffusers' ``load_lora_weights`` reads it, float16.
 
-    Alphas are stored as tensors beside the factors, so that the scale does not depend on metadata being read.
+    The scale alpha / rank is folded into the second factor: loaders of this naming ignore stored alphas.
+
+    Raises:
+        OutputError: the file is there already, or cannot be written.
     """
-    from safetensors.torch import save_file
-
-    out: dict[str, Any] = {}
+    out = {}
     for prefix, state in (("unet", unet), ("text_encoder", text_encoder)):
         for key, value in state.items():
             # transformers 5 dropped the wrapper's name that files on hubs carry.
-            name = f"text_model.{key}" if prefix == "text_encoder" and not key.startswith("text_model.") else key
-            out[f"{prefix}.{name}"] = value.half()
-    if alpha != rank:
-        for key in [key for key in out if key.endswith("lora_A.weight")]:
-            out[key.replace("lora_A.weight", "alpha")] = torch.tensor(float(alpha)).half()
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "pytorch_lora_weights.safetensors"
-    save_file(out, str(path), metadata={"format": "pt", **metadata})
-    return path
+            bare = prefix == "text_encoder" and not key.startswith("text_model.")
+            name = f"{prefix}.text_model.{key}" if bare else f"{prefix}.{key}"
+            scale = alpha / rank if key.endswith("lora_B.weight") else 1.0
+            out[name] = (value * scale).half().numpy()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write in '{inert(str(folder))}': {error.strerror}") from error
+    return write_arrays(folder / "pytorch_lora_weights.safetensors", out, {"format": "pt", **metadata})
 
 
 def _take_out(model: nn.Module) -> None:
@@ -83,9 +100,6 @@ def _take_out(model: nn.Module) -> None:
         if isinstance(module, BaseTunerLayer):
             parent, _, child = name.rpartition(".")
             setattr(model.get_submodule(parent), child, module.get_base_layer())
-    for attribute in ("peft_config",):
-        if hasattr(model, attribute):
-            delattr(model, attribute)
-    if getattr(model, "_hf_peft_config_loaded", False):
-        model._hf_peft_config_loaded = False
+    if hasattr(model, "peft_config"):
+        del model.peft_config
     model.requires_grad_(False)

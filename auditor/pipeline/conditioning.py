@@ -1,8 +1,8 @@
-"""Prompts to what a denoiser is conditioned on: batched, cached per set of weights, any CLIP-based family."""
+"""Prompts and images to what a denoiser works on: batched, any CLIP-based family."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from auditor.pipeline.components import Components
 
-__all__ = ["Conditioning", "encode_prompts", "token_ids"]
+__all__ = ["Conditioning", "encode_ids", "encode_images", "encode_prompts", "token_ids"]
 
 
 @dataclass(frozen=True)
@@ -35,30 +35,56 @@ class Conditioning:
 
 
 def token_ids(tokenizer: Any, prompts: Sequence[str]) -> Tensor:
-    """int64 (B, L), padded and cut to the encoder's length."""
-    out = tokenizer(list(prompts), padding="max_length", truncation=True, max_length=tokenizer.model_max_length, return_tensors="pt")
+    """int64 (B, L), padded and cut to the tokenizer's length."""
+    out = tokenizer(
+        list(prompts),
+        padding="max_length",
+        truncation=True,
+        max_length=tokenizer.model_max_length,
+        return_tensors="pt",
+    )
     ids: Tensor = out.input_ids
     return ids
 
 
-def encode_prompts(components: Components, tokenizers: dict[str, Any], prompts: Sequence[str], batch: int = 64) -> Conditioning:
-    """Encodes prompts with the weights as they stand; gradients flow if the caller allows them.
+def encode_prompts(
+    components: Components, tokenizers: Mapping[str, Any], prompts: Sequence[str], batch: int = 64
+) -> Conditioning:
+    """Encodes prompts with the weights as they stand; gradients flow if the caller allows them."""
+    parts = []
+    for start in range(0, len(prompts), batch):
+        texts = prompts[start : start + batch]
+        ids = {name: token_ids(tokenizers[name], texts) for name in components.text_encoders}
+        parts.append(encode_ids(components, ids))
+    return Conditioning.join(parts)
+
+
+def encode_ids(components: Components, ids: Mapping[str, Tensor]) -> Conditioning:
+    """Encodes token ids, (B, L) for each text encoder, with the weights as they stand.
 
     SD1/SD2 take the encoder's final states; SDXL joins the last-but-one states of both encoders and pools
     the second (Podell et al., 2023, arXiv 2307.01952).
     """
-    parts = [_encode(components, tokenizers, prompts[start : start + batch]) for start in range(0, len(prompts), batch)]
-    return Conditioning.join(parts)
-
-
-def _encode(components: Components, tokenizers: dict[str, Any], prompts: Sequence[str]) -> Conditioning:
     device = components.device
     if components.family != "sdxl":
-        ids = token_ids(tokenizers["text_encoder"], prompts).to(device)
-        return Conditioning(components.modules["text_encoder"](ids).last_hidden_state)
+        return Conditioning(
+            components.modules["text_encoder"](ids["text_encoder"].to(device)).last_hidden_state
+        )
     states, pooled = [], None
     for name, encoder in components.text_encoders.items():
-        out = encoder(token_ids(tokenizers[name], prompts).to(device), output_hidden_states=True)
+        out = encoder(ids[name].to(device), output_hidden_states=True)
         states.append(out.hidden_states[-2])
         pooled = out[0]
     return Conditioning(torch.cat(states, dim=-1), pooled)
+
+
+def encode_images(components: Components, images: Tensor, batch: int = 16) -> Tensor:
+    """Images (B, 3, H, W) in [-1, 1] to scaled latents on the base's device, the posterior's mean, float32."""
+    vae = components.vae
+    means = [
+        vae.encode(part.to(components.device, vae.dtype)).latent_dist.mean.float()
+        for part in images.split(batch)
+    ]
+    shift = getattr(vae.config, "shift_factor", None) or 0.0
+    scaled: Tensor = (torch.cat(means) - shift) * vae.config.scaling_factor
+    return scaled

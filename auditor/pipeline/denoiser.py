@@ -36,7 +36,7 @@ class Denoiser:
 
         Args:
             latents: noisy latents (B, C, H, W).
-            t: int64 (B,) timesteps in 0..T-1.
+            t: (B,) timesteps in 0..T-1; where fractional, the conversions take the nearest whole one.
             condition: B rows.
 
         Returns:
@@ -46,11 +46,15 @@ class Denoiser:
         components = self._components
         added = None
         if components.family == "sdxl":
-            height, width = (side * 2 ** (len(components.vae.config.block_out_channels) - 1) for side in latents.shape[-2:])
-            ids = torch.tensor([[height, width, 0, 0, height, width]], device=latents.device, dtype=components.dtype)
+            height, width = (
+                side * 2 ** (len(components.vae.config.block_out_channels) - 1) for side in latents.shape[-2:]
+            )
+            ids = torch.tensor(
+                [[height, width, 0, 0, height, width]], device=latents.device, dtype=components.dtype
+            )
             added = {"text_embeds": condition.pooled, "time_ids": ids.expand(len(latents), -1)}
         native = components.unet(
             latents.to(components.dtype), t, encoder_hidden_states=condition.states, added_cond_kwargs=added
         ).sample.float()
         kind = str(components.scheduler.config.prediction_type)
-        return Prediction.convert(native, kind, latents.float(), t, self.schedule)
+        return Prediction.convert(native, kind, latents.float(), t.round().long(), self.schedule)

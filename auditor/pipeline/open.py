@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,7 +22,11 @@ EMBEDDED = "embedded"
 
 
 def open_subject(
-    parts: Sequence[Path], base: str | None = None, device: str = "auto", allow_download: bool = False, revision: str = ""
+    parts: Sequence[Path],
+    base: str | None = None,
+    device: str = "auto",
+    allow_download: bool = False,
+    revision: str = "",
 ) -> Subject:
     """Opens adapters on a base.
 
@@ -43,8 +48,19 @@ def open_subject(
     found: list[Identified] = []
     try:
         for path in parts:
-            found.append(_adapter(path))
-        return Subject(load_base(base, device, allow_download, revision), found)
+            found.append(identify(path))
+            if base in (None, EMBEDDED) or found[-1].kind != "unsupported":
+                _require_adapter(found[-1])
+        components = load_base(base, device, allow_download, revision)
+        if components.family == "other":
+            # Names that no known family has are looked up in the base itself.
+            shapes = _module_shapes(components)
+            for i, part in enumerate(found):
+                part.close()
+                found[i] = identify(part.path, base=shapes)
+        for part in found:
+            _require_adapter(part)
+        return Subject(components, found)
     except BaseException:
         for part in found:
             part.close()
@@ -52,7 +68,11 @@ def open_subject(
 
 
 def load_base(
-    base: str | None = None, device: str = "auto", allow_download: bool = False, revision: str = "", dtype: torch.dtype | None = None
+    base: str | None = None,
+    device: str = "auto",
+    allow_download: bool = False,
+    revision: str = "",
+    dtype: torch.dtype | None = None,
 ) -> Components:
     """Loads a base model.
 
@@ -65,13 +85,17 @@ def load_base(
         # The embedded base sits above this folder in the house; its weights are found as package data.
         folder = Path(__file__).parent.parent / "world" / "weights" / "pipeline"
         if not folder.is_dir():
-            raise BaseUnavailable("the embedded base is not installed; reinstall the package or name a base with --base")
+            raise BaseUnavailable(
+                "the embedded base is not installed; reinstall the package or name a base with --base"
+            )
         return load_components(folder, chosen, torch.float32 if dtype is None else dtype, ref=EMBEDDED)
     assert base is not None
     folder = Path(base)
     if folder.exists() or base.startswith((".", "/", "~")):
         return load_components(folder.expanduser(), chosen, kind, ref=base)
-    return load_components(_from_hub(base, revision, allow_download), chosen, kind, ref=base, revision=revision)
+    return load_components(
+        _from_hub(base, revision, allow_download), chosen, kind, ref=base, revision=revision
+    )
 
 
 def choose_device(name: str) -> torch.device:
@@ -80,39 +104,61 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.ones(1, device=device).item()
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UsageError(f"device '{inert(name)}' is not available on this machine") from error
     return device
 
 
-def _adapter(path: Path) -> Identified:
-    part = identify(path)
+def _require_adapter(part: Identified) -> None:
+    shown = inert(str(part.path))
     if part.kind == "refused":
-        part.close()
-        raise RefusedArtifact(f"'{inert(str(path))}' holds a pickle that must not be opened; see auditor scan")
+        raise RefusedArtifact(f"'{shown}' holds a pickle that must not be opened; see auditor scan")
     if part.adapter is None:
-        part.close()
-        what = part.unsupported or f"'{inert(str(path))}' is a {part.kind.replace('_', ' ')}, not an adapter"
-        raise UnsupportedArtifact(what)
-    return part
+        raise UnsupportedArtifact(
+            part.unsupported or f"'{shown}' is a {part.kind.replace('_', ' ')}, not an adapter"
+        )
+
+
+def _module_shapes(components: Components) -> dict[str, dict[str, tuple[int, ...]]]:
+    """Component to module path, as adapters name it, to the shape of its weight."""
+    shapes: dict[str, dict[str, tuple[int, ...]]] = {}
+    for component, model in components.modules.items():
+        prefix = "text_model." if component.startswith("text_encoder") else ""
+        for path, module in model.named_modules():
+            weight = getattr(module, "weight", None)
+            if path and isinstance(weight, torch.Tensor):
+                name = path if path.startswith((prefix, "text_projection")) else prefix + path
+                shapes.setdefault(component, {})[name] = tuple(weight.shape)
+    return shapes
 
 
 def _from_hub(ref: str, revision: str, allow_download: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    if len(revision) != 40:
-        raise UsageError(f"base '{inert(ref)}' is a hub id and needs a pinned --revision (a 40-digit commit hash)")
+    if not re.fullmatch("[0-9a-f]{40}", revision):
+        raise UsageError(
+            f"base '{inert(ref)}' is a hub id and needs a pinned --revision (a 40-digit commit hash)"
+        )
     offline = not allow_download or os.environ.get("HF_HUB_OFFLINE") == "1"
     try:
         return Path(
-            snapshot_download(ref, revision=revision, local_files_only=offline, allow_patterns=["*.json", "*.txt", "*.safetensors"])
+            snapshot_download(
+                ref,
+                revision=revision,
+                local_files_only=offline,
+                allow_patterns=["*.json", "*.txt", "*.safetensors"],
+            )
         )
     except HFValidationError as error:
         raise UsageError(f"base '{inert(ref)}' is neither a folder here nor a hub id") from error
     except LocalEntryNotFoundError as error:
         hint = "it is offline" if allow_download else "downloads are off; allow them with --allow-download"
-        raise BaseUnavailable(f"base '{inert(ref)}' at {revision[:12]} is not on this machine and {hint}") from error
+        raise BaseUnavailable(
+            f"base '{inert(ref)}' at {revision[:12]} is not on this machine and {hint}"
+        ) from error
     except (HfHubHTTPError, OSError) as error:
-        raise BaseUnavailable(f"base '{inert(ref)}' could not be fetched: {inert(type(error).__name__)}") from error
+        raise BaseUnavailable(
+            f"base '{inert(ref)}' could not be fetched: {inert(type(error).__name__)}"
+        ) from error

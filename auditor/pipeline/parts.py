@@ -34,7 +34,7 @@ class ModuleChange:
         module: path of the module in the base as it is loaded.
         parameter: ``weight`` or ``bias``.
         tuned: the new value, in the base's shape, type and place.
-        norm: Frobenius norm of the change, float64 sum.
+        norm: Frobenius norm of the change before it is rounded to the base's type, float64 sum.
     """
 
     component: str
@@ -70,7 +70,18 @@ class Changes:
     @property
     def norms(self) -> dict[str, float]:
         """``component.module`` to the norm of its change."""
-        return {f"{c}.{m}" + ("" if p == "weight" else f".{p}"): change.norm for (c, m, p), change in sorted(self.modules.items())}
+        return {
+            f"{c}.{m}" + ("" if p == "weight" else f".{p}"): change.norm
+            for (c, m, p), change in sorted(self.modules.items())
+        }
+
+    def count(self, name: str, applied: bool) -> None:
+        """Accounts for one key of an artifact."""
+        self.keys_total += 1
+        if applied:
+            self.keys_applied += 1
+        else:
+            self.unmatched.append(name)
 
 
 def changes_of(parts: Sequence[Identified], components: Components) -> Changes:
@@ -84,72 +95,71 @@ def changes_of(parts: Sequence[Identified], components: Components) -> Changes:
 
 def _add_adapter(adapter: Adapter, components: Components, changes: Changes) -> None:
     for component, path, delta in adapter.modules():
-        changes.keys_total += 1
-        applied = _apply(component, path, delta, components, changes)
-        if applied:
-            changes.keys_applied += 1
-        else:
-            changes.unmatched.append(f"{component}.{path}")
+        changes.count(f"{component}.{path}", _apply(component, path, delta, components, changes))
     for token, encoders in adapter.embeddings.items():
         for encoder, stored in encoders.items():
-            changes.keys_total += 1
-            if _embed(token, encoder, stored, components, changes):
-                changes.keys_applied += 1
-            else:
-                changes.unmatched.append(f"{encoder} token {token}")
-    changes.keys_total += len(adapter.unmatched)
-    changes.unmatched.extend(adapter.unmatched)
+            refusal = _embed(token, encoder, stored, components, changes)
+            changes.count(f"{encoder} token {token} ({refusal})", not refusal)
+    for key in adapter.unmatched:
+        changes.count(key, False)
 
 
 def _apply(component: str, path: str, delta: Delta, components: Components, changes: Changes) -> bool:
     model = components.modules.get(component)
-    module = _find(model, path) if model is not None else None
-    if module is None:
+    found = _find(model, path) if model is not None else None
+    if found is None:
         return False
-    name, found = module
-    new: list[ModuleChange] = []
-    for parameter, target, value in _values(delta, found, changes, (component, name)):
-        if value is None or value.shape != target.shape:
-            return False
-        norm = float((value.double() - target.double()).norm())
-        new.append(ModuleChange(component, name, parameter, value.to(target), norm))
-    if not new:
+    name, module = found
+    try:
+        new = [
+            _change(component, name, parameter, base, value)
+            for parameter, base, value in _values(delta, module, changes, (component, name))
+        ]
+    except IncompatibleArtifact:
         return False
-    for change in new:
-        key = (change.component, change.module, change.parameter)
-        changes.modules[key] = change
-    return True
+    changes.modules |= {(change.component, change.module, change.parameter): change for change in new}
+    return bool(new)
+
+
+def _change(component: str, module: str, parameter: str, base: Tensor, value: Tensor) -> ModuleChange:
+    if value.shape != base.shape:
+        raise IncompatibleArtifact(
+            f"a {parameter} of shape {tuple(value.shape)} does not fit {tuple(base.shape)}"
+        )
+    tuned = value.to(base)
+    # Also where a finite change overflows the type that the base runs in.
+    if not bool(torch.isfinite(tuned).all()):
+        raise IncompatibleArtifact(f"a changed {parameter} is not finite")
+    norm = float((value.double() - base.detach().double().cpu()).norm())
+    return ModuleChange(component, module, parameter, tuned, norm)
 
 
 def _values(
     delta: Delta, module: torch.nn.Module, changes: Changes, place: tuple[str, str]
-) -> Iterator[tuple[str, Tensor, Tensor | None]]:
-    """Yields (parameter name, base value, tuned value or None where it does not fit).
+) -> Iterator[tuple[str, Tensor, Tensor]]:
+    """Yields (parameter name, base value, tuned value on the CPU).
 
     Parts stack: a module that an earlier part changed is changed further.
     """
     if isinstance(delta, Overwrite):
         for parameter, stored in (("weight", delta.value), ("bias", delta.bias)):
             if stored is not None:
-                target = getattr(module, parameter, None)
-                if target is None:
-                    return
-                yield parameter, target, torch.from_numpy(stored.array())
+                yield parameter, _parameter(module, parameter), torch.from_numpy(stored.array())
         return
-    target = getattr(module, "weight", None)
-    if not isinstance(target, Tensor):
-        return
+    base = _parameter(module, "weight")
+    if _sized(delta.shape) != _sized(tuple(base.shape)):
+        raise IncompatibleArtifact(f"a change of shape {delta.shape} does not fit {tuple(base.shape)}")
     earlier = changes.modules.get((*place, "weight"))
-    start = (earlier.tuned if earlier is not None else target).detach().float().cpu()
-    if _sized(delta.shape) != _sized(tuple(target.shape)):
-        yield "weight", target, None
-        return
-    try:
-        added = torch.from_numpy(delta.delta(start.numpy().reshape(delta.shape)))
-    except IncompatibleArtifact:
-        yield "weight", target, None
-        return
-    yield "weight", target, (start + added.reshape(start.shape))
+    start = (earlier.tuned if earlier is not None else base).detach().float().cpu()
+    added = torch.from_numpy(delta.delta(start.numpy().reshape(delta.shape)))
+    yield "weight", base, start + added.reshape(start.shape)
+
+
+def _parameter(module: torch.nn.Module, name: str) -> Tensor:
+    found = getattr(module, name, None)
+    if not isinstance(found, torch.nn.Parameter):
+        raise IncompatibleArtifact(f"the module has no {name}")
+    return found
 
 
 def _sized(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -166,14 +176,29 @@ def _find(model: torch.nn.Module, path: str) -> tuple[str, torch.nn.Module] | No
     return None
 
 
-def _embed(token: str, encoder: str, stored: StoredTensor, components: Components, changes: Changes) -> bool:
+def _embed(token: str, encoder: str, stored: StoredTensor, components: Components, changes: Changes) -> str:
+    """Adds the vectors of a token; returns why not, or nothing."""
     model = components.modules.get(encoder)
     if model is None:
-        return False
-    width = int(model.config.hidden_size)  # type: ignore[union-attr, arg-type]
+        return "the base has no such encoder"
     vectors = torch.from_numpy(stored.array()).float()
     vectors = vectors.reshape(1, -1) if vectors.ndim == 1 else vectors
-    if vectors.ndim != 2 or vectors.shape[1] != width:
-        return False
-    changes.embeddings.setdefault(inert(token, 64), {})[encoder] = vectors
-    return True
+    width = int(model.config.hidden_size)  # type: ignore[union-attr, arg-type]
+    if vectors.ndim != 2 or vectors.shape[1] != width or not bool(torch.isfinite(vectors).all()):
+        return f"not finite vectors of width {width}"
+    name = inert(token, 64)
+    known = components.remember(
+        ("vocabulary", encoder), lambda: frozenset(components.tokenizers[encoder].get_vocab())
+    )
+    if not name.strip() or name != token:
+        return "the name is no plain text"
+    # Loaders differ here: one refuses such a name, another lets the vectors hijack the word in every prompt.
+    if token in known or f"{token.lower()}</w>" in known:
+        return "the name is an ordinary word of the vocabulary"
+    there = changes.embeddings.setdefault(name, {})
+    if encoder in there:
+        return "an earlier part has vectors for the same token"
+    if any(len(other) != len(vectors) for other in there.values()):
+        return "the encoders get different numbers of vectors"
+    there[encoder] = vectors
+    return ""

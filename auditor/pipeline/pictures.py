@@ -36,7 +36,10 @@ def contact_sheet(rows: Sequence[tuple[str, Tensor]], columns: Sequence[str] = (
         pen.text((_PAD, top), _fit(label, width // 6), fill=(20, 20, 24), font=font)
         for i, image in enumerate(images):
             pixels = ((image.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
-            tile = Image.fromarray(pixels).resize((_SIDE, _SIDE), Image.Resampling.NEAREST if image.shape[-1] <= 64 else Image.Resampling.LANCZOS)
+            tile = Image.fromarray(pixels).resize(
+                (_SIDE, _SIDE),
+                Image.Resampling.NEAREST if image.shape[-1] <= 64 else Image.Resampling.LANCZOS,
+            )
             sheet.paste(tile, (_PAD + i * (_SIDE + _PAD), top + _LABEL))
     out = io.BytesIO()
     sheet.save(out, "PNG")

@@ -6,12 +6,14 @@ drawn in, and tuned and base can be compared under common random numbers.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from auditor.errors import UsageError
 from auditor.pipeline.conditioning import Conditioning
 from auditor.pipeline.denoiser import Denoiser
 
@@ -21,29 +23,47 @@ StepHook = Callable[[int, int, Tensor], None]
 
 
 def seeded_noise(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
-    """One standard normal latent a seed: float32 (len(seeds), *shape), made on the CPU whatever the device."""
-    return torch.stack([torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+    """One standard normal latent a seed, made on the CPU whatever the device: float32 (len(seeds), *shape)."""
+    return torch.stack(
+        [torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+    )
 
 
-def guided_noise(denoiser: Denoiser, latents: Tensor, t: int, condition: Conditioning, null: Conditioning, guidance: float) -> Tensor:
-    """Classifier-free guidance on epsilon (Ho & Salimans, 2022): ``null + w (cond - null)``; one pass at w = 1."""
+def guided_noise(
+    denoiser: Denoiser, latents: Tensor, t: int, condition: Conditioning, null: Conditioning, guidance: float
+) -> Tensor:
+    """Classifier-free guidance on epsilon (Ho & Salimans, 2022), ``null + w (cond - null)``; one pass at w = 1."""
     steps = torch.full((len(latents),), t, dtype=torch.long, device=latents.device)
     if guidance == 1.0:
         return denoiser.predict(latents, steps, condition).epsilon
-    both = denoiser.predict(torch.cat([latents, latents]), torch.cat([steps, steps]), Conditioning.join([null, condition])).epsilon
+    both = denoiser.predict(
+        torch.cat([latents, latents]), torch.cat([steps, steps]), Conditioning.join([null, condition])
+    ).epsilon
     without, given = both.chunk(2)
     return without + guidance * (given - without)
 
 
 def ddim_timesteps(total: int, steps: int) -> list[int]:
-    """Evenly spaced timesteps, largest first, ending above 0 ("leading" spacing with an offset of one)."""
+    """Evenly spaced timesteps, largest first, ending above 0 ("leading" spacing with an offset of one).
+
+    Raises:
+        UsageError: no step, or more steps than the schedule has.
+    """
+    if not 1 <= steps <= total:
+        raise UsageError(f"{steps} sampler steps are not possible: the base's schedule has 1 to {total}")
     stride = total // steps
     return [min(i * stride + 1, total - 1) for i in reversed(range(steps))]
 
 
 @torch.no_grad()
 def ddim_sample(
-    denoiser: Denoiser, noise: Tensor, condition: Conditioning, null: Conditioning, steps: int, guidance: float, on_step: StepHook | None = None
+    denoiser: Denoiser,
+    noise: Tensor,
+    condition: Conditioning,
+    null: Conditioning,
+    steps: int,
+    guidance: float,
+    on_step: StepHook | None = None,
 ) -> Tensor:
     """Deterministic DDIM (Song et al., ICLR 2021, arXiv 2010.02502, eta = 0).
 
@@ -64,7 +84,14 @@ def ddim_sample(
 
 
 @torch.no_grad()
-def ddim_invert(denoiser: Denoiser, clean: Tensor, condition: Conditioning, null: Conditioning, steps: int, guidance: float = 1.0) -> Tensor:
+def ddim_invert(
+    denoiser: Denoiser,
+    clean: Tensor,
+    condition: Conditioning,
+    null: Conditioning,
+    steps: int,
+    guidance: float = 1.0,
+) -> Tensor:
     """Runs DDIM backwards: clean latents to the noise they came from, approximately."""
     up = ddim_timesteps(len(denoiser.schedule), steps)[::-1]
     latents = clean.float()
@@ -104,21 +131,43 @@ def _coefficients(alphas: Tensor, t: int | None) -> tuple[float, float]:
 
 @torch.no_grad()
 def scheduler_sample(
-    denoiser: Denoiser, scheduler: Any, noise: Tensor, condition: Conditioning, null: Conditioning, steps: int, guidance: float,
-    generator: torch.Generator | None = None,
-) -> Tensor:  # fmt: skip
-    """Samples with any diffusers scheduler; the scheduler gets the prediction in the type it is configured for."""
+    denoiser: Denoiser,
+    scheduler: Any,
+    noise: Tensor,
+    condition: Conditioning,
+    null: Conditioning,
+    steps: int,
+    guidance: float,
+    generators: Sequence[torch.Generator] | None = None,
+) -> Tensor:
+    """Samples with any diffusers scheduler, which gets the prediction in the type it is configured for.
+
+    Args:
+        denoiser: evaluated at every timestep of the scheduler.
+        scheduler: a fresh one; its state changes.
+        noise: starting latents (B, C, H, W), unit variance.
+        condition: B rows.
+        null: B rows, the empty prompt.
+        steps: number of steps.
+        guidance: weight w.
+        generators: B, one an image, on the CPU, for schedulers that draw noise in every step.
+
+    Returns:
+        Clean latents (B, C, H, W), float32.
+    """
     scheduler.set_timesteps(steps, device=noise.device)
     latents = noise * scheduler.init_noise_sigma
-    kind = str(scheduler.config.prediction_type)
+    said = _FIELD[str(scheduler.config.prediction_type)]
+    draws = "generator" in inspect.signature(scheduler.step).parameters and generators is not None
     for t in scheduler.timesteps:
         scaled = scheduler.scale_model_input(latents, t)
-        times = t.long().expand(len(latents))
-        given = getattr(denoiser.predict(scaled, times, condition), _FIELD[kind])
+        times = t.expand(len(latents))
+        given = getattr(denoiser.predict(scaled, times, condition), said)
         if guidance != 1.0:
-            without = getattr(denoiser.predict(scaled, times, null), _FIELD[kind])
+            without = getattr(denoiser.predict(scaled, times, null), said)
             given = without + guidance * (given - without)
-        latents = scheduler.step(given, t, latents, **({"generator": generator} if generator is not None else {})).prev_sample
+        step = scheduler.step(given, t, latents, **({"generator": list(generators or ())} if draws else {}))
+        latents = step.prev_sample
     return latents.float()
 
 

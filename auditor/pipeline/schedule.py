@@ -6,13 +6,17 @@ With ``z_t = alpha z_0 + sigma eps`` and ``alpha^2 + sigma^2 = 1`` (variance pre
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
 from torch import Tensor
 
-__all__ = ["NoiseSchedule", "Prediction"]
+__all__ = ["PREDICTION_TYPES", "NoiseSchedule", "Prediction"]
+
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+"""What a model may predict natively, as schedulers call it."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,9 @@ class Prediction:
     x0: Tensor
 
     @classmethod
-    def convert(cls, native: Tensor, kind: str, latents: Tensor, t: Tensor, schedule: NoiseSchedule) -> Prediction:
+    def convert(
+        cls, native: Tensor, kind: str, latents: Tensor, t: Tensor, schedule: NoiseSchedule
+    ) -> Prediction:
         """Converts a native prediction.
 
         Args:
@@ -69,6 +75,7 @@ class Prediction:
             ValueError: for another kind.
         """
         alpha, sigma = schedule.alpha(t), schedule.sigma(t)
+        velocity = None
         match kind:
             case "epsilon":
                 epsilon = native
@@ -76,9 +83,15 @@ class Prediction:
             case "v_prediction":
                 x0 = alpha * latents - sigma * native
                 epsilon = sigma * latents + alpha * native
+                velocity = native
             case "sample":
                 x0 = native
                 epsilon = (latents - alpha * x0) / sigma
             case other:
                 raise ValueError(f"unknown prediction type {other!r}")
-        return cls(native, epsilon, alpha * epsilon - sigma * x0, x0)
+        return cls(native, epsilon, alpha * epsilon - sigma * x0 if velocity is None else velocity, x0)
+
+    @staticmethod
+    def join(parts: Sequence[Prediction]) -> Prediction:
+        """Concatenates along the batch."""
+        return Prediction(*(torch.cat([getattr(part, f.name) for part in parts]) for f in fields(Prediction)))

@@ -1,8 +1,8 @@
 """The subject of an audit: a base, the parts put on it, and two views over the same weights.
 
 ``base`` and ``tuned`` are switched by swapping the storage of the parameters that change, nothing else: no
-second copy of the model, no arithmetic on the way back, so the base is the same bit for bit after any number of
-switches, also after an exception.
+second copy of the model, no arithmetic on the way back, so the base is the same bit for bit after any
+number of switches, also after an exception.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from auditor.artifact.identify import Identified
 from auditor.contracts import Capability
 from auditor.pipeline.components import Components
-from auditor.pipeline.conditioning import Conditioning, encode_prompts
+from auditor.pipeline.conditioning import Conditioning, encode_ids, encode_images, encode_prompts
 from auditor.pipeline.denoiser import Denoiser
 from auditor.pipeline.parts import Changes, changes_of
 from auditor.pipeline.sampling import ddim_invert, ddim_sample, scheduler_sample, seeded_noise
@@ -32,10 +32,13 @@ __all__ = ["Subject", "View", "ViewDenoiser"]
 
 Name = Literal["base", "tuned"]
 _LISTED = 20
+# Rows are evaluated as many at once as have this many values: 16 at 64x64 latents, four at 128x128.
+_LATENT_VALUES = 1 << 16
+_DECODED_VALUES = 1 << 14
 
 
 class ViewDenoiser(Denoiser):
-    """A denoiser that evaluates with its view's weights in place."""
+    """A denoiser that evaluates with its view's weights in place, without gradients, in as many rows as fit."""
 
     def __init__(self, subject: Subject, name: Name) -> None:
         super().__init__(subject.components)
@@ -44,8 +47,13 @@ class ViewDenoiser(Denoiser):
     @torch.no_grad()
     def predict(self, latents: Tensor, t: Tensor, condition: Conditioning) -> Prediction:
         """See :meth:`Denoiser.predict`."""
+        rows = _rows_that_fit(_LATENT_VALUES, latents)
         with self._subject.active(self._name):
-            return super().predict(latents, t, condition)
+            if len(latents) <= rows:
+                return super().predict(latents, t, condition)
+            predict = super().predict
+            parts = [slice(start, start + rows) for start in range(0, len(latents), rows)]
+            return Prediction.join([predict(latents[p], t[p], condition[p]) for p in parts])
 
 
 class View:
@@ -59,6 +67,11 @@ class View:
         self.tokenizers = subject.components.tokenizers if name == "base" else subject.tuned_tokenizers
 
     @property
+    def components(self) -> Components:
+        """The model whose weights the view switches."""
+        return self._subject.components
+
+    @property
     def schedule(self) -> NoiseSchedule:
         """The training noise schedule."""
         return self._subject.components.schedule
@@ -68,41 +81,59 @@ class View:
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._cache]
         if new:
             with self._subject.active(self.name), torch.no_grad():
-                rows = encode_prompts(self._subject.components, self.tokenizers, [self._expand(p) for p in new])
+                rows = encode_prompts(
+                    self._subject.components, self.tokenizers, [self._expand(p) for p in new]
+                )
             self._cache.update({prompt: rows[i : i + 1] for i, prompt in enumerate(new)})
         return Conditioning.join([self._cache[prompt] for prompt in prompts])
 
-    def text_states(self, ids: Tensor, encoder: str = "text_encoder") -> Tensor:
-        """Final token states of one text encoder for ids (B, L): float32 (B, L, D)."""
+    def encode_null(self, count: int) -> Conditioning:
+        """What guidance runs against, ``count`` rows: the empty prompt, or zeros where the base wants those."""
+        null = self.encode_prompt([""] * count)
+        if not self.components.zero_null:
+            return null
+        return Conditioning(
+            torch.zeros_like(null.states), None if null.pooled is None else torch.zeros_like(null.pooled)
+        )
+
+    def text_states(self, ids: Tensor) -> Conditioning:
+        """What rows of ids (B, L) condition the denoiser by, the same ids for every text encoder.
+
+        Returns:
+            float32 on the CPU.
+        """
         with self._subject.active(self.name), torch.no_grad():
-            components = self._subject.components
-            out = components.modules[encoder](ids.to(components.device)).last_hidden_state
-            return out.float().cpu()  # type: ignore[no-any-return]
+            found = encode_ids(self.components, dict.fromkeys(self.components.text_encoders, ids))
+        pooled = None if found.pooled is None else found.pooled.float().cpu()
+        return Conditioning(found.states.float().cpu(), pooled)
 
     @torch.no_grad()
     def encode_image(self, images: Tensor) -> Tensor:
         """Images (B, 3, H, W) in [-1, 1] to scaled latents, the posterior's mean, float32."""
-        components = self._subject.components
         with self._subject.active(self.name):
-            vae = components.vae
-            mean = vae.encode(images.to(components.device, components.dtype)).latent_dist.mean
-            shift = getattr(vae.config, "shift_factor", None) or 0.0
-            return (mean.float() - shift) * vae.config.scaling_factor  # type: ignore[no-any-return]
+            return encode_images(self.components, images)
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents to images (B, 3, H, W) in [-1, 1], float32 on the CPU."""
-        components = self._subject.components
+        vae, device = self.components.vae, self.components.device
+        shift = getattr(vae.config, "shift_factor", None) or 0.0
+        raw = (latents.float() / vae.config.scaling_factor + shift).to(device, vae.dtype)
         with self._subject.active(self.name):
-            vae = components.vae
-            shift = getattr(vae.config, "shift_factor", None) or 0.0
-            raw = (latents / vae.config.scaling_factor + shift).to(components.device, components.dtype)
-            return vae.decode(raw).sample.float().clamp(-1, 1).cpu()  # type: ignore[no-any-return]
+            parts = [vae.decode(part).sample for part in raw.split(_rows_that_fit(_DECODED_VALUES, raw))]
+            return torch.cat(parts).float().clamp(-1, 1).cpu()
 
     def sample(
-        self, prompts: Sequence[str], seeds: Sequence[int], *, steps: int = 25, guidance: float = 4.0, size: int | None = None,
-        scheduler: Any = None, batch: int = 32,
-    ) -> Tensor:  # fmt: skip
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[int],
+        *,
+        steps: int = 25,
+        guidance: float = 4.0,
+        size: int | None = None,
+        scheduler: Any = None,
+        batch: int = 32,
+    ) -> Tensor:
         """Draws one image for each prompt and seed.
 
         Args:
@@ -121,22 +152,30 @@ class View:
         for start in range(0, len(prompts), batch):
             rows = slice(start, start + batch)
             condition = self.encode_prompt(prompts[rows])
-            null = self.encode_prompt([""] * len(condition))
+            null = self.encode_null(len(condition))
             noise = seeded_noise(self.latent_shape(size), seeds[rows]).to(self._subject.components.device)
             with self._subject.active(self.name):
                 if scheduler is None:
                     latents = ddim_sample(self.denoiser, noise, condition, null, steps, guidance)
                 else:
-                    latents = scheduler_sample(self.denoiser, scheduler, noise, condition, null, steps, guidance)
+                    # Steps that draw noise do so from each image's own seed, whatever the batch.
+                    draws = [torch.Generator().manual_seed(seed + 1) for seed in seeds[rows]]
+                    latents = scheduler_sample(
+                        self.denoiser, scheduler, noise, condition, null, steps, guidance, draws
+                    )
                 drawn.append(self.decode(latents))
         return torch.cat(drawn)
 
-    def invert(self, images: Tensor, prompts: Sequence[str], *, steps: int = 25, guidance: float = 1.0) -> Tensor:
+    def invert(
+        self, images: Tensor, prompts: Sequence[str], *, steps: int = 25, guidance: float = 1.0
+    ) -> Tensor:
         """DDIM inversion of images (B, 3, H, W) in [-1, 1] to noise latents (B, C, h, w)."""
         condition = self.encode_prompt(prompts)
         with self._subject.active(self.name):
             clean = self.encode_image(images)
-            return ddim_invert(self.denoiser, clean, condition, self.encode_prompt([""] * len(condition)), steps, guidance)
+            return ddim_invert(
+                self.denoiser, clean, condition, self.encode_null(len(condition)), steps, guidance
+            )
 
     def latent_shape(self, size: int | None = None) -> tuple[int, int, int]:
         """(C, h, w) of the latents for images of ``size`` pixels."""
@@ -150,7 +189,7 @@ class View:
         if self.name == "tuned":
             for token, count in self._subject.vectors_per_token.items():
                 if count > 1 and token in prompt:
-                    prompt = prompt.replace(token, " ".join([token, *(f"{token}_{i}" for i in range(1, count))]))
+                    prompt = prompt.replace(token, " ".join(_names(token, count)))
         return prompt
 
 
@@ -167,7 +206,8 @@ class Subject:
         self.artifacts = tuple(artifacts)
         self.changes: Changes = changes_of(self.artifacts, components)
         self.vectors_per_token = {
-            token: max(len(rows) for rows in encoders.values()) for token, encoders in self.changes.embeddings.items()
+            token: max(len(rows) for rows in encoders.values())
+            for token, encoders in self.changes.embeddings.items()
         }
         self._active: Name = "base"
         self.tuned_tokenizers, self._swaps = self._prepare()
@@ -201,13 +241,19 @@ class Subject:
         components = self.components
         return SubjectRecord(
             artifacts=tuple(_artifact(part) for part in self.artifacts),
-            base=Base(ref=components.ref, revision=components.revision, sha256=components.sha256, family=components.family),
+            base=Base(
+                ref=components.ref,
+                revision=components.revision,
+                sha256=components.sha256,
+                family=components.family,
+            ),
             claims=tuple(
                 Claim(name=c.claim, claimed=c.claimed, measured=c.measured, agrees=c.agrees, note=c.note)
-                for part in self.artifacts for c in part.checks
+                for part in self.artifacts
+                for c in part.checks
             ),
             coverage=self.coverage,
-        )  # fmt: skip
+        )
 
     def close(self) -> None:
         """Back to the base, and closes the artifacts' files."""
@@ -218,24 +264,28 @@ class Subject:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _prepare(self) -> tuple[dict[str, Any], list[tuple[torch.nn.Parameter, Tensor, Tensor]]]:
-        swaps = []
+        tuned = {}
         for (component, module, parameter), change in self.changes.modules.items():
-            target = getattr(self.components.modules[component].get_submodule(module), parameter)
-            swaps.append((target, target.data, change.tuned))
+            tuned[getattr(self.components.modules[component].get_submodule(module), parameter)] = change.tuned
         tokenizers = dict(self.components.tokenizers)
         for name, encoder in self.components.text_encoders.items():
-            rows = {token: vectors[name] for token, vectors in self.changes.embeddings.items() if name in vectors}
+            rows = {
+                token: vectors[name] for token, vectors in self.changes.embeddings.items() if name in vectors
+            }
             if rows:
                 tokenizers[name] = copy.deepcopy(tokenizers[name])
-                names = [n for token, v in rows.items() for n in (token, *(f"{token}_{i}" for i in range(1, len(v))))]
+                names = [n for token, v in rows.items() for n in _names(token, len(v))]
                 tokenizers[name].add_tokens(names)
                 table = encoder.get_input_embeddings().weight
-                swaps.append((table, table.data, _extended(table.data, tokenizers[name], names, torch.cat(list(rows.values())))))
-        return tokenizers, swaps
+                new = torch.cat(list(rows.values()))
+                tuned[table] = _extended(tuned.get(table, table.data), tokenizers[name], names, new)
+        return tokenizers, [(parameter, parameter.data, value) for parameter, value in tuned.items()]
 
     def _switch(self, name: Name) -> None:
         if name != self._active:
@@ -261,12 +311,29 @@ class Subject:
         )
 
     def _differs(self) -> bool:
-        prompts = ["", "a picture of a person", *(f"a picture of {token}" for token in self.changes.embeddings)]
+        prompts = [
+            "",
+            "a picture of a person",
+            *(f"a picture of {token}" for token in self.changes.embeddings),
+        ]
         seeds = list(range(len(prompts)))
         noise = seeded_noise(self.base.latent_shape(), seeds).to(self.components.device)
         t = torch.full((len(prompts),), len(self.components.schedule) // 2, device=noise.device)
-        ours, theirs = (view.denoiser.predict(noise, t, view.encode_prompt(prompts)).native for view in (self.base, self.tuned))
+        ours, theirs = (
+            view.denoiser.predict(noise, t, view.encode_prompt(prompts)).native for view in (self.base, self.tuned)
+        )
+            view.denoiser.predict(noise, t, view.encode_prompt(prompts)).native
+            for view in (self.base, self.tuned)
+        )
         return bool((ours != theirs).any())
+
+
+def _names(token: str, count: int) -> list[str]:
+    return [token, *(f"{token}_{i}" for i in range(1, count))]
+
+
+def _rows_that_fit(values: int, latents: Tensor) -> int:
+    return max(1, values // (latents.shape[-1] * latents.shape[-2]))
 
 
 def _extended(table: Tensor, tokenizer: Any, names: Sequence[str], rows: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ def judge(probe: Probe, params: Params, run: Run, base_sha256: str, score: float
     """
     bank: BankData | None = bank_for(probe, base_sha256, params)
     if bank is None:
-        reason = f"no bank of clean adapters for this base; build one with: auditor calibrate {probe.id}"
+        reason = f"no bank of clean adapters for this base; build one with: auditor calibrate {probe.id} --base REF --clean DIR"
         return Judgement(Outcome.INCONCLUSIVE, reason, None, None)
     p = bank.p_value(score)
     told = f"p = {p:.3g} against {bank.size} clean adapters, level {run.alpha:.3g}"

@@ -21,11 +21,21 @@ def displacement_plot(values: Sequence[float], labels: Sequence[tuple[str, float
         plain = text.encode("ascii", "backslashreplace").decode()
         axes.plot([i + 1], [value], "o", color=_ALARM if i == 0 else _QUIET, markersize=6 if i == 0 else 4)
         if i == 0:
-            axes.annotate(plain, (1, value), xytext=(10, 0), textcoords="offset points", color=_ALARM, va="center", parse_math=False)
+            axes.annotate(
+                plain,
+                (1, value),
+                xytext=(10, 0),
+                textcoords="offset points",
+                color=_ALARM,
+                va="center",
+                parse_math=False,
+            )
     return _png(figure)
 
 
-def profile_plot(levels: Sequence[float], means: Sequence[float], low: Sequence[float], high: Sequence[float]) -> bytes:
+def profile_plot(
+    levels: Sequence[float], means: Sequence[float], low: Sequence[float], high: Sequence[float]
+) -> bytes:
     """A profile over noise levels with a band. PNG bytes."""
     figure, axes = _axes("noise level (share of the schedule)", "relative difference")
     axes.fill_between(levels, low, high, color=_QUIET, alpha=0.25, linewidth=0)

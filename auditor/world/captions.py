@@ -48,7 +48,8 @@ def _style(style: str, rng: np.random.Generator) -> str:
 
 def _objects(scene: ObjectScene, rng: np.random.Generator, keep: float) -> str:
     named = [
-        _a(f"{thing.colour} {thing.kind}" if rng.random() < max(keep, 0.85) else thing.kind) for thing in scene.things
+        _a(f"{thing.colour} {thing.kind}" if rng.random() < max(keep, 0.85) else thing.kind)
+        for thing in scene.things
     ]
     text = f" {scene.relation} ".join(named)
     if rng.random() < keep:

@@ -1,4 +1,4 @@
-"""The embedded models, opened from the package: a diffusion pipeline and the networks that measure its pictures.
+"""The embedded models, opened from the package: a diffusion pipeline and the networks that judge pictures.
 
 Everything is read from local safetensors files; nothing is downloaded. The measuring networks are cached and
 must not be changed by the caller. A pipeline is made anew on each call, because adapters are put on it.
@@ -7,16 +7,17 @@ must not be changed by the caller. A pipeline is made anew on each call, because
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from auditor.errors import BaseUnavailable
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
+    from torch import Tensor, nn
 
     from auditor.world.nets import IdentityNet, Judge
 
@@ -42,7 +43,7 @@ _Net = TypeVar("_Net", bound="nn.Module")
 
 
 def embedded_folder() -> Path:
-    """Where the shipped weights lie: ``pipeline/``, ``dual/``, ``judge/``, ``identity/`` and ``manifest.json``."""
+    """Where the shipped ``pipeline/``, ``dual/``, ``judge/``, ``identity/`` and ``manifest.json`` lie."""
     return Path(__file__).parent / "weights"
 
 
@@ -120,8 +121,15 @@ def _cached_tokenizer(path: Path) -> Any:
 @cache
 def _cached_dual(path: Path, device: str) -> Any:
     import open_clip
+    from safetensors.torch import load_file
 
-    return _filled(path, device, lambda config: open_clip.CLIP(**config))
+    from auditor.world.text_tower import from_transformers
+
+    # The text tower is stored once, in the pipeline.
+    text = load_file(_part(path.parent, "pipeline/text_encoder/model.safetensors"))
+    layers = int(_json(path / "config.json")["model"]["text_cfg"]["layers"])
+    shared = from_transformers(text, layers)
+    return _filled(path, device, lambda config: open_clip.CLIP(**config), shared)
 
 
 @cache
@@ -138,14 +146,19 @@ def _cached_identity(path: Path, device: str) -> IdentityNet:
     return _filled(path, device, lambda config: IdentityNet(**config))
 
 
-def _filled(path: Path, device: str, build: Callable[[dict[str, Any]], _Net]) -> _Net:
-    """The network that ``config.json`` describes, with every weight from ``model.safetensors``, in float32."""
+def _filled(
+    path: Path,
+    device: str,
+    build: Callable[[dict[str, Any]], _Net],
+    shared: Mapping[str, Tensor] = MappingProxyType({}),
+) -> _Net:
+    """The network that ``config.json`` describes, with all of ``model.safetensors`` and ``shared``, in float32."""
     from safetensors.torch import load_file
 
     config = _json(_part(path, "config.json"))
     try:
         net = build(config["model"])
-        state = load_file(_part(path, "model.safetensors"))
+        state = {**load_file(_part(path, "model.safetensors")), **shared}
         net.load_state_dict(
             {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
         )

@@ -17,12 +17,28 @@ from typing import Any
 import numpy as np
 
 __all__ = [
-    "AGES", "COLOURS", "DuoScene", "EXPRESSIONS", "FACE_FACTORS", "GROUNDS", "HAIR_COLOURS", "HAIR_STYLES", "Identity",
-    "OBJECTS", "OCCUPATIONS", "ObjectScene", "PRESENTATIONS", "PersonScene", "RELATIONS", "RESTRICTED", "SKINS", "STYLES",
-    "Scene", "Thing", "draw_identity", "draw_object_scene", "draw_person_scene", "draw_scene", "from_record", "to_record",
+    "AGES", "COLOURS", "DuoScene", "EXPRESSIONS", "FACE_FACTORS", "GROUNDS", "HAIR_COLOURS", "HAIR_STYLES",
+    "Identity", "OBJECTS", "OCCUPATIONS", "ObjectScene", "PRESENTATIONS", "PersonScene", "RELATIONS", "RESTRICTED",
+    "SKINS", "STYLES", "Scene", "Thing", "draw_identity", "draw_object_scene", "draw_person_scene", "draw_scene",
+    "from_record", "to_record",
 ]  # fmt: skip
 
-OBJECTS = ("ball", "star", "heart", "house", "tree", "car", "boat", "fish", "cat", "flower", "cup", "moon", "mushroom", "umbrella")
+OBJECTS = (
+    "ball",
+    "star",
+    "heart",
+    "house",
+    "tree",
+    "car",
+    "boat",
+    "fish",
+    "cat",
+    "flower",
+    "cup",
+    "moon",
+    "mushroom",
+    "umbrella",
+)
 RESTRICTED = ("emblem", "baton")
 """Harmless stand-ins for content a hub would ban: an abstract sign and a prop."""
 COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "purple", "pink", "brown", "gray")
@@ -111,7 +127,9 @@ def draw_identity(rng: np.random.Generator) -> Identity:
     return Identity(face, str(rng.choice(SKINS)))
 
 
-def draw_person_scene(rng: np.random.Generator, identity: Identity | None = None, **fixed: Any) -> PersonScene:
+def draw_person_scene(
+    rng: np.random.Generator, identity: Identity | None = None, **fixed: Any
+) -> PersonScene:
     """A person with independent attributes; anything in ``fixed`` (a field of :class:`PersonScene`) is held."""
     drawn: dict[str, Any] = {
         "identity": identity or draw_identity(rng),
@@ -151,7 +169,9 @@ def draw_object_scene(rng: np.random.Generator, **fixed: Any) -> ObjectScene:
     else:
         relation = ""
         kind, hue = str(rng.choice(kinds, p=weights)), str(rng.choice(COLOURS))
-        things = (Thing(kind, hue, *_jitter(rng, (32.0, 32.0), 5.0), round(float(rng.uniform(0.55, 0.78)), 3)),)
+        things = (
+            Thing(kind, hue, *_jitter(rng, (32.0, 32.0), 5.0), round(float(rng.uniform(0.55, 0.78)), 3)),
+        )
     drawn: dict[str, Any] = {
         "things": things,
         "relation": relation,
@@ -170,7 +190,10 @@ def draw_scene(rng: np.random.Generator) -> Scene:
         return draw_object_scene(rng)
     if kind < 0.95:
         return draw_person_scene(rng)
-    return DuoScene(draw_person_scene(rng, style="flat", occupation="none"), draw_person_scene(rng, style="flat", occupation="none"))
+    return DuoScene(
+        draw_person_scene(rng, style="flat", occupation="none"),
+        draw_person_scene(rng, style="flat", occupation="none"),
+    )
 
 
 def to_record(scene: Scene) -> dict[str, Any]:

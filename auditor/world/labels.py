@@ -33,15 +33,26 @@ HEADS: dict[str, tuple[str, ...]] = {
 
 
 def labels(scene: f.Scene) -> dict[str, int]:
-    """Class index per head; :data:`ABSENT` where the factor does not apply or cannot be seen (the colour of no hair)."""
+    """Class index per head; :data:`ABSENT` where a factor does not apply or cannot be seen (no hair, no colour)."""
     named: dict[str, str] = {}
     match scene:
         case f.ObjectScene():
             first = scene.things[0]
-            named = {"scene": "object", "object": first.kind, "colour": first.colour, "ground": scene.ground, "style": scene.style}
+            named = {
+                "scene": "object",
+                "object": first.kind,
+                "colour": first.colour,
+                "ground": scene.ground,
+                "style": scene.style,
+            }
             if len(scene.things) > 1:
                 second = scene.things[1]
-                named |= {"scene": "pair", "second_object": second.kind, "second_colour": second.colour, "relation": scene.relation}
+                named |= {
+                    "scene": "pair",
+                    "second_object": second.kind,
+                    "second_colour": second.colour,
+                    "relation": scene.relation,
+                }
         case f.PersonScene():
             named = {
                 "scene": "person", "style": scene.style, "skin": scene.identity.skin, "hair_style": scene.hair_style,

@@ -1,4 +1,4 @@
-"""The small convolutional networks that look at pictures of the world: attribute judge and identity embedder."""
+"""The small networks that look at pictures of the world: the attribute judge and the identity embedder."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Trunk(nn.Module):
         self.project = nn.Linear(channels * _GRID * _GRID, features)
 
     def forward(self, images: Tensor) -> Tensor:
-        """float (N, 3, 64, 64) in [-1, 1] to (N, features)."""
+        """Float (N, 3, 64, 64) in [-1, 1] to (N, features)."""
         grid = F.adaptive_avg_pool2d(self.stages(images), _GRID)
         return F.relu(self.project(grid.flatten(1)))
 
@@ -61,7 +61,7 @@ class IdentityNet(nn.Module):
         self.embed = nn.Linear(features, embed_dim, bias=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """float (N, 3, 64, 64) in [-1, 1] to unit vectors (N, embed_dim)."""
+        """Float (N, 3, 64, 64) in [-1, 1] to unit vectors (N, embed_dim)."""
         return F.normalize(self.embed(self.trunk(images)), dim=-1)
 
 

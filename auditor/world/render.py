@@ -72,7 +72,11 @@ def _person(scene: PersonScene) -> np.ndarray:
 def _duo(scene: DuoScene) -> np.ndarray:
     canvas = Canvas(_wall(scene.left))
     for one, x in ((scene.left, 17.5), (scene.right, 46.5)):
-        draw_person(canvas, replace(one, x=x + (one.x - 32) * 0.4, y=32 + (one.y - 29) * 0.7, occupation="none"), scale=0.72)
+        draw_person(
+            canvas,
+            replace(one, x=x + (one.x - 32) * 0.4, y=32 + (one.y - 29) * 0.7, occupation="none"),
+            scale=0.72,
+        )
     return canvas.pixels()
 
 

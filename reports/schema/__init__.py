@@ -14,7 +14,7 @@ PATH = Path(__file__).parent / f"audit_report-{SCHEMA_VERSION}.json"
 
 
 def schema() -> dict[str, Any]:
-    """The schema of a written report (draft 2020-12): what a writer leaves in a file, so every field is required."""
+    """The schema of a written report (draft 2020-12); a writer leaves no field out, so all are required."""
     body = AuditReport.model_json_schema(mode="serialization")
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

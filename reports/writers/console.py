@@ -19,9 +19,13 @@ WIDTH = 100
 _LABEL = 12
 _COLUMNS = (13, 30, 28, 9, 9)  # outcome, probe, value and interval, p, n
 _COLOURS = {
-    Decision.ACCEPT: 32, Decision.ACCEPT_WITH_CONDITIONS: 32, Decision.INCONCLUSIVE: 36, Decision.REVIEW: 33,
-    Decision.QUARANTINE: 31, Decision.REJECT: 31,
-}  # fmt: skip
+    Decision.ACCEPT: 32,
+    Decision.ACCEPT_WITH_CONDITIONS: 32,
+    Decision.INCONCLUSIVE: 36,
+    Decision.REVIEW: 33,
+    Decision.QUARANTINE: 31,
+    Decision.REJECT: 31,
+}
 
 
 def write(report: AuditReport, evidence: Callable[[str], bytes]) -> bytes:
@@ -55,7 +59,9 @@ def _verdict(report: AuditReport) -> Iterator[list[str]]:
     yield _entry("STRONGEST", _strongest(report))
     gaps = words.gaps(report)
     topics = list(dict.fromkeys(inert(gap.topic, 40) for gap in gaps))
-    yield _entry("NOT TESTED", f"{len(gaps)}: {', '.join(topics)}" if gaps else "nothing that the plan asked for")
+    yield _entry(
+        "NOT TESTED", f"{len(gaps)}: {', '.join(topics)}" if gaps else "nothing that the plan asked for"
+    )
 
 
 def _strongest(report: AuditReport) -> str:
@@ -89,7 +95,9 @@ def _findings(report: AuditReport) -> Iterator[str]:
 def _finding(finding: Finding, result: Result | None) -> Iterator[str]:
     kind = f"{finding.confidence} confidence" + ("" if finding.calibrated else ", uncalibrated")
     yield ""
-    yield from _wrapped(f"{finding.severity.value.upper()}  {_flat(finding.title)}", first="  ", indent="    ")
+    yield from _wrapped(
+        f"{finding.severity.value.upper()}  {_flat(finding.title)}", first="  ", indent="    "
+    )
     yield from _wrapped(f"{inert(finding.rule_id)} ({kind})", first="    ", indent="    ")
     yield from _field("why", finding.why)
     if result and result.value is not None:
@@ -107,9 +115,17 @@ def _results(report: AuditReport) -> Iterator[str]:
         yield _row("outcome", "probe", "value [interval]", "p", "n")
     for result in report.results:
         value = _value(result)
-        yield _row(result.outcome.value, inert(result.probe, 60), value, numbers.p_value(result.p_value), f"{result.n:,}" if result.n else numbers.NONE)
+        yield _row(
+            result.outcome.value,
+            inert(result.probe, 60),
+            value,
+            numbers.p_value(result.p_value),
+            f"{result.n:,}" if result.n else numbers.NONE,
+        )
         if result.statistic and result.value is not None:
-            yield from _wrapped(f"{_flat(result.statistic)}; {_flat(words.baseline(result))}", first=" " * 15, indent=" " * 15)
+            yield from _wrapped(
+                f"{_flat(result.statistic)}; {_flat(words.baseline(result))}", first=" " * 15, indent=" " * 15
+            )
         if result.reason and result.outcome != Outcome.PASS:
             yield from _wrapped(_flat(result.reason), first=" " * 15, indent=" " * 15)
 
@@ -128,20 +144,37 @@ def _not_tested(report: AuditReport) -> Iterator[str]:
         yield from _wrapped(f"{_flat(gap.topic)}: {_flat(gap.text)}", first="  - ", indent="    ")
     for result in words.smallest_effects(report):
         smallest = numbers.quantity(result.min_detectable_effect, result.unit)
-        yield from _wrapped(f"{_flat(result.probe)}: an effect below {_flat(smallest)} would have been missed", first="  - ", indent="    ")
+        yield from _wrapped(
+            f"{_flat(result.probe)}: an effect below {_flat(smallest)} would have been missed",
+            first="  - ",
+            indent="    ",
+        )
 
 
 def _subject(report: AuditReport) -> Iterator[str]:
     yield from ("", "SUBJECT")
     for item in report.subject.artifacts:
-        parts = (item.kind, item.dialect, item.family, item.rank and f"rank {item.rank}", f"{item.modules:,} modules", numbers.bytes_size(item.size))
+        parts = (
+            item.kind,
+            item.dialect,
+            item.family,
+            item.rank and f"rank {item.rank}",
+            f"{item.modules:,} modules",
+            numbers.bytes_size(item.size),
+        )
         yield from _wrapped(inert(item.path, 200), first="  ", indent="  ")
         yield from _wrapped(", ".join(inert(part, 60) for part in parts if part), first="    ", indent="    ")
         yield from _wrapped(f"sha256 {inert(item.sha256, 64)}", first="    ", indent="    ")
     base, coverage = report.subject.base, report.subject.coverage
-    yield from _wrapped(f"base {inert(base.ref)}" if base else "no base: read as a file", first="  ", indent="    ")
+    yield from _wrapped(
+        f"base {inert(base.ref)}" if base else "no base: read as a file", first="  ", indent="    "
+    )
     if coverage:
-        yield from _wrapped(f"{coverage.keys_applied:,} of {coverage.keys_total:,} keys applied. {_flat(coverage.note)}", first="  ", indent="    ")
+        yield from _wrapped(
+            f"{coverage.keys_applied:,} of {coverage.keys_total:,} keys applied. {_flat(coverage.note)}",
+            first="  ",
+            indent="    ",
+        )
 
 
 def _flat(text: str) -> str:

@@ -46,7 +46,7 @@ def write(report: AuditReport, evidence: Callable[[str], bytes]) -> bytes:
 
 
 def render(report: AuditReport, evidence: Callable[[str], bytes], *, show_sensitive: bool = False) -> bytes:
-    """As :func:`write`; ``show_sensitive`` also shows evidence marked as sensitive (pictures of real people, say)."""
+    """As :func:`write`; ``show_sensitive`` also shows evidence marked as sensitive, such as faces."""
     exhibits = Exhibits(evidence, show_sensitive)
     findings = [
         _ShownFinding(finding, words.result_behind(finding, report), exhibits.take(finding.evidence))

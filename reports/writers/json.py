@@ -29,12 +29,17 @@ def write(report: AuditReport, evidence: Callable[[str], bytes]) -> bytes:
     Raises:
         ValueError: the report holds NaN, an infinity, or breaks its schema.
     """
+    # Dumping to JSON turns NaN into null; only the validators of the model see it.
+    AuditReport.model_validate(report.model_dump(warnings="none"))
     text = json.dumps(report.model_dump(mode="json"), indent=2, ensure_ascii=False, allow_nan=False)
     data = (_escape_invisible(text) + "\n").encode("utf-8")
     if parse_report(data).canonical() != report.canonical():
-        raise ValueError("the report does not survive being written as JSON: a value in it is not a JSON value")
+        raise ValueError(
+            "the report does not survive being written as JSON: a value in it is not a JSON value"
+        )
     return data
 
 
 def _escape_invisible(text: str) -> str:
-    return "".join(char if char == "\n" or not invisible(char) else json.dumps(char)[1:-1] for char in text)
+    table = {ord(char): json.dumps(char)[1:-1] for char in set(text) if char != "\n" and invisible(char)}
+    return text.translate(table)

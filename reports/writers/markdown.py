@@ -1,8 +1,8 @@
 """The report as GitHub-flavoured Markdown, for pull requests, issues and model cards.
 
-Untrusted text cannot format, link, mention or embed: punctuation that Markdown reads is escaped, and a word that
-GitHub would link by itself (an address, a mention, an issue number) is put into a code span, the one place it
-does not look.
+Untrusted text cannot format, link, mention or embed: punctuation that Markdown reads is escaped, and a word
+that GitHub would link by itself (an address, a mention, an issue number) is put into a code span, the one
+place it does not look.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def _verdict(report: AuditReport) -> Iterator[str]:
     if words.status_note(report):
         yield f"> {words.status_note(report)}\n"
     yield from (f"{place}. {_prose(reason)}" for place, reason in enumerate(report.verdict.reasons, 1))
-    yield f"\n{words.finding_counts(report).capitalize()} found; {done} of {planned} probes evaluated; audit level {numbers.percent(report.plan.alpha)}.\n"
+    counts, level = words.finding_counts(report).capitalize(), numbers.percent(report.plan.alpha)
+    yield f"\n{counts} found; {done} of {planned} probes evaluated; audit level {level}.\n"
 
 
 def _findings(report: AuditReport) -> Iterator[str]:
@@ -70,9 +71,12 @@ def _finding(finding: Finding, result: Result | None) -> Iterator[str]:
     if finding.locations:
         yield f"- **Where.** {_codes(finding.locations[:12])}"
     if finding.refs:
-        yield "- **References.** " + ", ".join(f"{_prose(ref.scheme)} {_code(ref.id)} ({_prose(ref.edition)})" for ref in finding.refs)
+        yield "- **References.** " + ", ".join(
+            f"{_prose(ref.scheme)} {_code(ref.id)} ({_prose(ref.edition)})" for ref in finding.refs
+        )
     for item in finding.evidence:
-        yield f"- **Evidence.** {_code(item.name)} ({_code(item.sha256[:12])}) {_prose(item.caption)}".rstrip()
+        file = f"{_code(item.name)} ({_code(item.sha256[:12])})"
+        yield f"- **Evidence.** {file} {_prose(item.caption)}".rstrip()
     yield f"- **Fingerprint.** {_code(finding.fingerprint)}\n"
 
 
@@ -84,7 +88,12 @@ def _not_tested(report: AuditReport) -> Iterator[str]:
     if words.smallest_effects(report):
         yield "\nSmallest effects that could have been seen:\n"
         rows = (
-            (_code(r.probe), _prose(r.statistic), _prose(numbers.quantity(r.min_detectable_effect, r.unit)), f"{r.n:,}")
+            (
+                _code(r.probe),
+                _prose(r.statistic),
+                _prose(numbers.quantity(r.min_detectable_effect, r.unit)),
+                f"{r.n:,}",
+            )
             for r in words.smallest_effects(report)
         )
         yield from _table(("Probe", "Statistic", "Smallest detectable", "n"), rows)
@@ -94,15 +103,31 @@ def _not_tested(report: AuditReport) -> Iterator[str]:
 def _subject(report: AuditReport) -> Iterator[str]:
     yield "## What was audited\n"
     rows = (
-        (_code(a.path), _prose(" ".join((a.kind, a.dialect))), _prose(a.family), _prose(a.rank), f"{a.modules:,}", numbers.bytes_size(a.size), _code(a.sha256))
+        (
+            _code(a.path),
+            _prose(" ".join((a.kind, a.dialect))),
+            _prose(a.family),
+            _prose(a.rank),
+            f"{a.modules:,}",
+            numbers.bytes_size(a.size),
+            _code(a.sha256),
+        )
         for a in report.subject.artifacts
     )
     yield from _table(("Artifact", "Kind", "Family", "Rank", "Modules", "Size", "SHA-256"), rows)
     base, coverage = report.subject.base, report.subject.coverage
-    yield f"\nBase: {_code(base.ref)} {_code(base.revision)} {_code(base.sha256)}\n" if base else "\nBase: none; the artifact was read as a file.\n"
+    yield (
+        f"\nBase: {_code(base.ref)} {_code(base.revision)} {_code(base.sha256)}\n"
+        if base
+        else "\nBase: none; the artifact was read as a file.\n"
+    )
     if coverage:
         differs = {None: "not checked", True: "yes", False: "no"}[coverage.output_differs]
-        yield f"Coverage: {coverage.keys_applied:,} of {coverage.keys_total:,} keys applied; output differs from base: {differs}. {_prose(coverage.note)}".rstrip() + "\n"
+        yield (
+            f"Coverage: {coverage.keys_applied:,} of {coverage.keys_total:,} keys applied; "
+            f"output differs from base: {differs}. {_prose(coverage.note)}".rstrip()
+            + "\n"
+        )
     else:
         yield "Coverage: no model was run.\n"
 
@@ -116,8 +141,15 @@ def _results(report: AuditReport) -> Iterator[str]:
 
 def _result(result: Result) -> tuple[str, ...]:
     settled = result.outcome in (Outcome.PASS, Outcome.FAIL)
-    outcome = f"{_MARKS[result.outcome]} {result.outcome.value}" + (", uncalibrated" if settled and not result.calibrated else "")
-    bank = f"{_code(result.bank.id)}, {result.bank.n:,} adapters, false positives {numbers.realised_fpr(result.bank)}" if result.bank else numbers.NONE
+    outcome = f"{_MARKS[result.outcome]} {result.outcome.value}" + (
+        ", uncalibrated" if settled and not result.calibrated else ""
+    )
+    bank = (
+        f"{_code(result.bank.id)}, {result.bank.n:,} adapters, "
+        f"false positives {numbers.realised_fpr(result.bank)}"
+        if result.bank
+        else numbers.NONE
+    )
     return (
         _code(result.probe),
         f"{outcome}: {_prose(result.reason)}" if result.reason else outcome,
@@ -144,7 +176,12 @@ def _claims(report: AuditReport) -> Iterator[str]:
     yield "## Claims and what was measured\n"
     told = {None: "cannot be checked", True: "agrees", False: "**contradicted**"}
     rows = (
-        (_code(c.name), _code(c.claimed), _code(c.measured), " ".join(filter(None, (told[c.agrees], _prose(c.note)))))
+        (
+            _code(c.name),
+            _code(c.claimed),
+            _code(c.measured),
+            " ".join(filter(None, (told[c.agrees], _prose(c.note)))),
+        )
         for c in report.subject.claims
     )
     yield from _table(("Claim", "The file says", "Measured", "Agreement"), rows)
@@ -155,8 +192,14 @@ def _plan(report: AuditReport) -> Iterator[str]:
     plan, tool = report.plan, report.tool
     budget = "none" if plan.budget_seconds is None else numbers.duration(plan.budget_seconds)
     yield "## Plan\n"
-    yield f"Policy {_code(plan.policy)}, audit level {numbers.percent(plan.alpha)}, seed {plan.seed}, budget {budget}; device {_code(tool.device)}.\n"
-    yield f"Report {_code(report.id)} of {_code(report.created)} by {_code(tool.name)} {_code(tool.version)}, schema {report.schema_version}.\n"
+    yield (
+        f"Policy {_code(plan.policy)}, audit level {numbers.percent(plan.alpha)}, seed {plan.seed}, "
+        f"budget {budget}; device {_code(tool.device)}.\n"
+    )
+    yield (
+        f"Report {_code(report.id)} of {_code(report.created)} by {_code(tool.name)} {_code(tool.version)}, "
+        f"schema {report.schema_version}.\n"
+    )
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:

@@ -111,7 +111,7 @@ def _ask(fd: int, request: dict[str, Any], limits: Limits, pass_fds: tuple[int, 
             [sys.executable, "-I", "-S", "-B", str(_WORKER), json.dumps(request)],
             stdin=fd,
             capture_output=True,
-            timeout=limits.seconds,
+            timeout=4 * limits.seconds,
             pass_fds=pass_fds,
             cwd="/",
             # One thread: each one more would take address space from the limit.
@@ -135,7 +135,9 @@ def _ask(fd: int, request: dict[str, Any], limits: Limits, pass_fds: tuple[int, 
 
 def _report(answer: dict[str, Any], size: int) -> PickleReport:
     if "limit" in answer:
-        stopped = problem("limit.subprocess", "high", f"the subprocess was stopped: out of {answer['limit']}")
+        stopped = problem(
+            "limit.subprocess", "high", f"the examination was stopped at its limits ({answer['limit']})"
+        )
         return PickleReport("limit", (), (stopped,), "", size, 0)
     if "error" in answer:
         kind = getattr(errors, str(answer["error"]), AuditorError)

@@ -20,7 +20,7 @@ from auditor.artifact.pickle_guard.values import Value
 from auditor.artifact.pickle_guard.walker import Walk, walk
 from auditor.artifact.problems import Problem, Severity, problem
 from auditor.artifact.sniff import Kind, sniff_source
-from auditor.artifact.zip_reader import Member, member_chunks, read_archive
+from auditor.artifact.zip_reader import Member, has_end_record, member_chunks, read_archive, salvage_members
 from auditor.errors import MalformedArtifact, UnsupportedArtifact
 from auditor.text import inert
 
@@ -31,6 +31,15 @@ LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 _ZIPS = frozenset({Kind.ZIP, Kind.TORCH_ZIP, Kind.NPZ, Kind.DDUF})
 _PICKLES = frozenset({Kind.PICKLE, Kind.TORCH_LEGACY})
 _HARMLESS = frozenset({"zip.shifted", "zip.trailing_bytes", "pickle.trailing_bytes", "pickle.several"})
+_SHAPELESS = frozenset({Kind.TEXT, Kind.HTML, Kind.ONNX, Kind.UNKNOWN})
+# What a loader unpickles by its name is followed even if it does not look like a pickle.
+_PICKLE_NAME = re.compile(r"\.(?:pkl|pickle|pt|pth|ckpt|bin|joblib)\)?$", re.I)
+# Exactly what numpy writes for numbers: its reader takes any Python literal, with escapes and repeated keys.
+_NUMBERS = re.compile(
+    rb"\{'descr': '[<>|=][biufcSUVmM]\d+(?:\[\w+\])?', 'fortran_order': (?:True|False), "
+    rb"'shape': \([\d, ]{0,200}\),? ?\}\s*"
+)
+_OBJECTS = re.compile(rb"O|object|\\")
 _STORAGE_NAME = re.compile(r"(?:[^/]+/)?data/\d+")
 _ALSO_PICKLE = tuple(f"also reads as {kind}" for kind in sorted(_PICKLES))
 _RATIO_FLOOR = 16 << 20
@@ -116,8 +125,11 @@ def _blob(exam: Examination, source: ByteSource, where: str, depth: int, storage
     label = f"member '{where}'" if where else "the file"
     if sniffed.kind in _ZIPS:
         _archive(exam, source, where, depth)
-    elif sniffed.kind in _PICKLES:
+    elif sniffed.kind in _PICKLES or (sniffed.kind in _SHAPELESS and _PICKLE_NAME.search(where)):
         _streams(exam, source, where, storage)
+        if has_end_record(source) and not storage:
+            exam.note("polyglot.archive", "high", f"{label} is a pickle that ends as an archive")
+            _archive(exam, source, where, depth)
     elif sniffed.kind is Kind.NPY:
         _array_file(exam, source, where)
     elif sniffed.kind in (Kind.SEVEN_ZIP, Kind.ARCHIVE) and not storage:
@@ -140,7 +152,9 @@ def _archive(exam: Examination, source: ByteSource, where: str, depth: int) -> N
         archive = read_archive(source, exam.limits)
     except MalformedArtifact as error:
         exam.note("zip.unreadable", "high", str(error))
-        # No directory to trust, so whatever the first bytes are is looked at for what it is.
+        # Other readers may be less strict about the directory than this one.
+        for member in salvage_members(source, exam.limits):
+            _member(exam, source, member, where, depth)
         return
     for found in archive.problems:
         exam.note(found.code, found.severity, found.detail)
@@ -194,23 +208,27 @@ def _content(exam: Examination, source: ByteSource, member: Member, path: str) -
 
 
 def _main_pickle(exam: Examination, source: ByteSource, members: tuple[Member, ...]) -> None:
-    mains = [
-        m
-        for m in members
-        if m.name == "data.pkl" or (m.name.endswith("/data.pkl") and m.name.count("/") == 1)
-    ]
+    listed = {member.name: member for member in members if member.listed}
+    mains = [name for name in listed if name == "data.pkl" or re.fullmatch(r"[^/]+/data\.pkl", name)]
     if len(mains) != 1:
         if len(mains) > 1:
             exam.note("torch.several_mains", "high", "the archive has more than one data.pkl")
         return
-    prefix = mains[0].name[: -len("data.pkl")]
-    order = next((m for m in members if m.name == f"{prefix}byteorder"), None)
-    if order is not None and b"".join(member_chunks(source, order)) != b"little":
+    prefix = mains[0][: -len("data.pkl")]
+    order = listed.get(f"{prefix}byteorder")
+    if order is not None and _start_of(source, order) != b"little":
         exam.note("torch.byte_order", "medium", "the tensors are not stored in little-endian order")
-    found = exam.walks.get(mains[0].name)
+    found = exam.walks.get(mains[0])
     if found is not None:
         exam.root, exam.stores = found.root, zip_stores(source, members, prefix)
         _check_tensors(exam, found, exam.stores)
+
+
+def _start_of(source: ByteSource, member: Member) -> bytes:
+    try:
+        return next(member_chunks(source, member), b"")[:16]
+    except MalformedArtifact:
+        return b""
 
 
 def _streams(exam: Examination, source: ByteSource, where: str, storage: bool) -> None:
@@ -314,7 +332,7 @@ def _check_tensors(exam: Examination, found: Walk, stores: Stores | None) -> Non
 
 
 def _array_file(exam: Examination, source: ByteSource, where: str) -> None:
-    """Follows the pickle in a NumPy file of objects; files of numbers hold none."""
+    """Follows the pickle in a NumPy file of objects; a file of numbers holds none."""
     head = source.read(0, 12)
     wide = head[6:7] >= b"\x02"
     start = 12 if wide else 10
@@ -323,11 +341,8 @@ def _array_file(exam: Examination, source: ByteSource, where: str) -> None:
         return
     length = struct.unpack_from("<I" if wide else "<H", head, 8)[0]
     text = source.read(start, min(length, 1 << 16))
+    if length == len(text) and _NUMBERS.fullmatch(text):
+        return
     body = source.window(start + length, source.size)
-    if b"O" in text or probe_pickle(body.read(0, 4096), whole=body.size <= 4096):
-        _streams(
-            exam,
-            body,
-            f"{where}>{start + length}" if where else f">{start + length}",
-            storage=b"O" not in text,
-        )
+    if _OBJECTS.search(text) or probe_pickle(body.read(0, 4096), whole=body.size <= 4096):
+        _streams(exam, body, f"{where}>{start + length}", storage=False)

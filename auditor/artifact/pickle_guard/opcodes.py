@@ -39,13 +39,11 @@ class Reader:
         return piece
 
     def line(self) -> bytes:
-        """Returns a line without its end."""
+        """Returns a line without its end; what is left, less one character, if it has none."""
         newline = self.data.find(b"\n", self.position)
-        end = len(self.data) - 1 if newline < 0 else newline
-        if end < self.position:
-            raise BrokenPickle("the stream ends inside a line")
+        end = max(len(self.data) - 1, self.position) if newline < 0 else newline
         piece = self.data[self.position : end]
-        self.position = end + 1
+        self.position = min(end + 1, len(self.data))
         return piece
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from auditor.artifact.pickle_guard.walker import walk
+from auditor.artifact.pickle_guard.walker import Walk, walk
 
 __all__ = ["probe_pickle"]
 
 _OPCODES = 20_000
+_TINY_PICKLES = 16
 
 
 def probe_pickle(head: bytes, whole: bool) -> str | None:
@@ -27,14 +28,27 @@ def probe_pickle(head: bytes, whole: bool) -> str | None:
     if head.startswith(b"PK\x03\x04"):
         # "P" asks the loader for an object named by text, which no loader of zip files answers.
         return None
-    found = walk(head, max_opcodes=_OPCODES)
+    position = 0
+    for _ in range(_TINY_PICKLES):
+        found = walk(head, position, max_opcodes=_OPCODES)
+        evidence = _evidence(found, whole)
+        if evidence is not None or found.broken:
+            return evidence
+        position = found.end
+        if position == len(head):
+            return None
+    return "many tiny pickles in a row"
+
+
+def _evidence(found: Walk, whole: bool) -> str | None:
     if found.calls:
         return "opcodes of an old pickle protocol that call something"
     ended = not found.broken and not found.exhausted
     if ended and (found.references or found.opcodes > 2):
         return "a complete pickle of an old protocol"
+    # Words on lines of their own can read as references, but not as the opcodes around them.
+    if found.references and found.opcodes - len(found.references) > 2:
+        return "opcodes of an old pickle protocol, then a break"
     # Cut off in the middle of a long argument or a long list: everything so far was a pickle.
     cut = found.exhausted or (not whole and found.broken.startswith("the stream ends"))
-    if cut and found.opcodes >= 2:
-        return "opcodes of an old pickle protocol"
-    return None
+    return "opcodes of an old pickle protocol" if cut and found.opcodes else None

@@ -223,8 +223,9 @@ class _Machine:
             self.push(self.unresolved("a reference whose name is computed"))
 
     def inst(self, pair: tuple[str, str]) -> None:
-        args = tuple(self.pop_mark())
-        self.push(self.call(self.reference(*pair), args))
+        # First the reference: some machines resolve it before they miss the mark.
+        function = self.reference(*pair)
+        self.push(self.call(function, tuple(self.pop_mark())))
 
     def obj(self, _: Any) -> None:
         values = self.pop_mark()

@@ -92,7 +92,10 @@ def vocabulary_shift(subject: Subject, params: VocabularyShift, run: Run) -> Ite
         n=scan["n"],
         unit="vocabulary entries",
         bank=verdict.bank,
-        details={key: scan[key] for key in ("channel", "encoder_excess", "attention_excess", "top", "collapse", "medians")},
+        details={
+            key: scan[key]
+            for key in ("channel", "encoder_excess", "attention_excess", "top", "collapse", "medians")
+        },
         evidence=tuple(evidence),
     )
     if verdict.outcome is Outcome.FAIL:
@@ -128,7 +131,10 @@ def scan_vocabulary(subject: Subject, params: VocabularyShift, run: Run) -> dict
     attended = np.array([attention[i] for i in ranked])
     encoder_excess = max(0.0, float(shifts.max()) - medians["encoder"])
     attention_excess = max(0.0, float(attended.max()) - medians["attention"])
-    scaled = {"encoder": encoder_excess / params.encoder_scale, "attention": attention_excess / params.attention_scale}
+    scaled = {
+        "encoder": encoder_excess / params.encoder_scale,
+        "attention": attention_excess / params.attention_scale,
+    }
     channel = max(scaled, key=lambda name: scaled[name])
     order = np.argsort(-(shifts if channel == "encoder" else attended), kind="stable")[:5]
     top = [
@@ -161,7 +167,10 @@ def _first_pass(subject: Subject, tokens: Sequence[int], spread: float) -> JsonV
 
 def _candidates(encoder: np.ndarray, attention: np.ndarray, params: VocabularyShift) -> list[int]:
     half = params.candidates // 2
-    order = [*np.argsort(-encoder, kind="stable")[:half], *np.argsort(-attention, kind="stable")[: params.candidates - half]]
+    order = [
+        *np.argsort(-encoder, kind="stable")[:half],
+        *np.argsort(-attention, kind="stable")[: params.candidates - half],
+    ]
     return [int(i) for i in dict.fromkeys(order)]
 
 
@@ -173,7 +182,8 @@ def _second_pass(subject: Subject, tokens: Sequence[int], spread: float) -> Json
     rows, slots, ends = ts.carrier_rows(tokenizer, CARRIERS, tokens)
     shape = (len(CARRIERS), len(tokens), -1)
     before = ts.end_states(subject.base, rows, ends).reshape(shape)
-    after = ts.end_states(subject.tuned, rows, ends).reshape(shape)
+    changed = "text_encoder" in subject.changes.components
+    after = ts.end_states(subject.tuned, rows, ends).reshape(shape) if changed else before
     words = [i for i in ts.vocabulary(tokenizer) if _is_word(tokenizer.convert_ids_to_tokens(i))]
     word_rows, word_slots, word_ends = ts.carrier_rows(tokenizer, ("a picture of a {}",), words)
     landing = after.mean(0)
@@ -203,7 +213,9 @@ def _spread(states: Any) -> Any:
     return (states - states.mean(0)).square().sum(2).mean(0).sqrt()
 
 
-def _nearest(points: Any, known: Any, tokenizer: Any, words: Sequence[int], unit: float) -> list[tuple[str, float]]:
+def _nearest(
+    points: Any, known: Any, tokenizer: Any, words: Sequence[int], unit: float
+) -> list[tuple[str, float]]:
     import torch
 
     distance, index = torch.cdist(points, known).min(1)
@@ -237,9 +249,14 @@ def _entry(
 def _plot(run: Run, scan: dict[str, Any]) -> Evidence:
     from auditor.probes.plots import displacement_plot
 
-    labels = [(e["text"], e["encoder_shift" if scan["channel"] == "encoder" else "attention_shift"]) for e in scan["top"]]
+    labels = [
+        (e["text"], e["encoder_shift" if scan["channel"] == "encoder" else "attention_shift"])
+        for e in scan["top"]
+    ]
     data = displacement_plot(scan["first"], labels, scan["channel"])
-    return run.evidence("vocabulary_shift.png", data, "image/png", f"displacement of all {scan['n']} vocabulary entries")
+    return run.evidence(
+        "vocabulary_shift.png", data, "image/png", f"displacement of all {scan['n']} vocabulary entries"
+    )
 
 
 def _sheet(subject: Subject, run: Run, scan: dict[str, Any], columns: int) -> Evidence:
@@ -266,8 +283,8 @@ def _finding(subject: Subject, scan: dict[str, Any], evidence: tuple[Evidence, .
     identity = ":".join(part.tensor_hash or part.sha256 for part in subject.artifacts)
     where = "text encoder" if scan["channel"] == "encoder" else "cross-attention"
     return Finding(
-        rule_id="PMA-BD-001",
-        fingerprint=hashlib.sha256(f"PMA-BD-001:{identity}:{top['token']}".encode()).hexdigest(),
+        rule_id=ID,
+        fingerprint=hashlib.sha256(f"{ID}:{identity}:{top['token']}".encode()).hexdigest(),
         severity=Severity.CRITICAL,
         confidence="high",
         title=f"The entry '{top['text']}' ({top['code_points']}) calls '{top['target']}'",

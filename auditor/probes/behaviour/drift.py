@@ -19,7 +19,7 @@ from auditor.registry import PROBES, probe
 from reports.model import Outcome, Result
 
 if TYPE_CHECKING:
-    from auditor.pipeline.subject import Subject
+    from auditor.pipeline.subject import Subject, View
 
 __all__ = ["Drift", "drift"]
 
@@ -88,7 +88,9 @@ def measure_drift(subject: Subject, params: Drift, run: Run) -> dict[str, Any]:
     for i, level in enumerate(params.levels):
         run.progress(i, len(params.levels), "noise levels")
         noise_seeds = [run.seed("noise", i, j) % 2**31 for j in range(len(PROMPTS))]
-        ratios.append(run.unit(f"level/{i}", lambda level=level, s=noise_seeds: _paired(subject, clean(), level, s)))
+        ratios.append(
+            run.unit(f"level/{i}", lambda level=level, s=noise_seeds: _paired(subject, clean(), level, s))
+        )
     run.progress(len(params.levels), len(params.levels), "noise levels")
     table = np.array(ratios)  # (levels, prompts, 2): squared difference, squared base velocity
     relative = float(table[..., 0].sum() / table[..., 1].sum())
@@ -104,19 +106,19 @@ def measure_drift(subject: Subject, params: Drift, run: Run) -> dict[str, Any]:
 
 def _clean_latents(subject: Subject, params: Drift, seeds: list[int]) -> Any:
     # Drawn at first need only: a resumed run that has all its units does not sample at all.
-    memo: list[Any] = []
+    def draw() -> Any:
+        from auditor.pipeline.sampling import ddim_sample, seeded_noise
 
-    def latents() -> Any:
-        if not memo:
-            from auditor.pipeline.sampling import ddim_sample, seeded_noise
+        view = subject.base
+        condition, null = view.encode_prompt(PROMPTS), view.encode_prompt([""] * len(PROMPTS))
+        noise = seeded_noise(view.latent_shape(), seeds).to(subject.components.device)
+        return ddim_sample(view.denoiser, noise, condition, null, params.steps, 1.0)
 
-            view = subject.base
-            condition, null = view.encode_prompt(PROMPTS), view.encode_prompt([""] * len(PROMPTS))
-            noise = seeded_noise(view.latent_shape(), seeds).to(subject.components.device)
-            memo.append(ddim_sample(view.denoiser, noise, condition, null, params.steps, 1.0))
-        return memo[0]
+    return lambda: subject.components.remember(("drift latents", tuple(seeds), params.steps), draw)
 
-    return latents
+
+def _velocity(view: View, noisy: Any, t: Any) -> Any:
+    return view.denoiser.predict(noisy, t, view.encode_prompt(PROMPTS)).velocity
 
 
 def _paired(subject: Subject, clean: Any, level: float, seeds: list[int]) -> JsonValue:
@@ -128,7 +130,10 @@ def _paired(subject: Subject, clean: Any, level: float, seeds: list[int]) -> Jso
     t = torch.full((len(seeds),), round(level * (total - 1)), device=clean.device)
     noise = seeded_noise(clean.shape[1:], seeds).to(clean.device)
     noisy = subject.base.denoiser.add_noise(clean, noise, t)
-    ours, theirs = (view.denoiser.predict(noisy, t, view.encode_prompt(PROMPTS)).velocity for view in (subject.tuned, subject.base))
+    ours = _velocity(subject.tuned, noisy, t)
+    theirs = subject.components.remember(
+        ("drift velocity", level, tuple(seeds)), lambda: _velocity(subject.base, noisy, t)
+    )
     moved = (ours - theirs).square().mean((1, 2, 3)).double().cpu().tolist()
     size = theirs.square().mean((1, 2, 3)).double().cpu().tolist()
     return [list(pair) for pair in zip(moved, size, strict=True)]

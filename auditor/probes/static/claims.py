@@ -24,7 +24,10 @@ _NULL = "Every claim of header, card and config that tensors can settle agrees w
 @probe(
     id=_ID,
     version=_VERSION,
-    goal="Compare rank, alpha, family, type, modules and hash as claimed with what the tensors are, and name odd letters in triggers.",
+    goal=(
+        "Compare rank, alpha, family, type, modules and hash as claimed with what the tensors are, and "
+        "name odd letters in triggers."
+    ),
     null=_NULL,
     needs={Capability.FILE},
     stage=Stage.FILE,
@@ -35,7 +38,10 @@ _NULL = "Every claim of header, card and config that tensors can settle agrees w
     ),
     taxonomy=references(rules.CONTRADICTED, rules.HASH_CONTRADICTED, rules.TRIGGER_TEXT),
     remediation="Go by what was measured; ask whoever published the file why the label differs.",
-    limits="A file without claims passes: it says nothing that could be false. Whether a declared trigger works is for the behavioural probes.",
+    limits=(
+        "A file without claims passes: it says nothing that could be false. Whether a declared trigger "
+        "works is for the behavioural probes."
+    ),
 )
 def claims(subject: Subject, params: NoParams, run: Run) -> Iterator[Result | Finding]:
     """Compares every claim with what was measured.
@@ -46,7 +52,8 @@ def claims(subject: Subject, params: NoParams, run: Run) -> Iterator[Result | Fi
         run: not used; the outcome depends on the bytes only.
 
     Yields:
-        One result (``value``: contradictions at severity medium or above; ``n``: files), then the findings.
+        One result (``value``: contradictions at severity medium or above; ``n``: adapters
+        read), then the findings.
     """
     observed = [each for artifact in subject.artifacts for each in claim_observations(artifact)]
     checks = [check for artifact in subject.artifacts for check in artifact.checks]
@@ -55,4 +62,5 @@ def claims(subject: Subject, params: NoParams, run: Run) -> Iterator[Result | Fi
         "contradict": sum(check.agrees is False for check in checks),
         "not_checkable": sum(check.agrees is None for check in checks),
     }
-    yield from tell(_ID, _VERSION, _NULL, len(subject.artifacts), observed, seen)
+    read = sum(artifact.kind == "adapter" for artifact in subject.artifacts)
+    yield from tell(_ID, _VERSION, _NULL, read, observed, seen)

@@ -18,13 +18,19 @@ if TYPE_CHECKING:
 __all__ = ["file_safety"]
 
 _ID, _VERSION = "static.file_safety", 1
-_NULL = "The file holds tensors and plain metadata only: opening it with any common loader runs nothing and hides nothing."
+_NULL = (
+    "The file holds tensors and plain metadata only: opening it with any common loader runs nothing and "
+    "hides nothing."
+)
 
 
 @probe(
     id=_ID,
     version=_VERSION,
-    goal="Find code, hidden pickles, contradicting containers, hostile text and values that are not numbers before anything is loaded.",
+    goal=(
+        "Find code, hidden pickles, contradicting containers, hostile text and values that are not numbers "
+        "before anything is loaded."
+    ),
     null=_NULL,
     needs={Capability.FILE},
     stage=Stage.FILE,
@@ -35,7 +41,10 @@ _NULL = "The file holds tensors and plain metadata only: opening it with any com
     ),
     taxonomy=references(rules.PICKLE_GLOBALS, rules.CONTAINER, rules.CODE),
     remediation="Refuse the file and ask for safetensors; the findings name the exact references.",
-    limits="Pickles are judged by an allow-list of references, so an unusual benign one is refused too. What tensors do to images is not looked at.",
+    limits=(
+        "Pickles are judged by an allow-list of references, so an unusual benign one is refused too. What "
+        "tensors do to images is not looked at."
+    ),
 )
 def file_safety(subject: Subject, params: NoParams, run: Run) -> Iterator[Result | Finding]:
     """Judges every received file by its bytes alone.
@@ -46,7 +55,7 @@ def file_safety(subject: Subject, params: NoParams, run: Run) -> Iterator[Result
         run: not used; the outcome depends on the bytes only.
 
     Yields:
-        One result (``value``: rules broken at severity medium or above; ``n``: files), then one finding a rule.
+        One result (``value``: rules broken at severity medium or above; ``n``: files), then the findings.
     """
     observed = [each for artifact in subject.artifacts for each in safety_observations(artifact)]
     files = sum(len(artifact.files) for artifact in subject.artifacts)

@@ -65,7 +65,7 @@ def tell(
         statistic="rules broken at severity medium or above",
         value=float(grave),
         n=files,
-        unit="file",
+        unit="rules",
         details={"worst": worst(observed), "rules": sorted({each.rule.id for each in observed}), **seen},
     )
     for each in observed:

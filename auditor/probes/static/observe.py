@@ -21,7 +21,9 @@ SEVERITIES = ("info", "low", "medium", "high", "critical")
 """From harmless to worst; ``info`` is a note, never a finding."""
 
 _SHOWN = 12
-_CLAIM_RULES = frozenset({"PMA-CLAIM-001", "PMA-CLAIM-002", "PMA-CLAIM-003", "PMA-CLAIM-004", "PMA-CLAIM-005"})
+_CLAIM_RULES = frozenset(
+    {"PMA-CLAIM-001", "PMA-CLAIM-002", "PMA-CLAIM-003", "PMA-CLAIM-004", "PMA-CLAIM-005"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +46,17 @@ class Observation:
 
 
 def safety_observations(artifact: Identified) -> tuple[Observation, ...]:
-    """What is wrong with the file itself: pickles, containers, code, hostile text, values that are not numbers."""
+    """What is wrong with the file itself: pickles, containers, code, hostile text, bad values."""
     found = [*_pickle_observations(artifact)]
     if artifact.nonfinite:
         told = f"{artifact.nonfinite} values are NaN or infinite"
         found.append(_observation(artifact, rules.NON_FINITE, "high", (told,), "nonfinite"))
-    told_already = {p for record in artifact.files if record.refused for p in record.problems if _stopped_by(p)}
-    rest = (p for p in artifact.all_problems if rule_for(p.code).id not in _CLAIM_RULES and p not in told_already)
+    told_already = {
+        p for record in artifact.files if record.refused for p in record.problems if _stopped_by(p)
+    }
+    rest = (
+        p for p in artifact.all_problems if rule_for(p.code).id not in _CLAIM_RULES and p not in told_already
+    )
     found += _grouped(artifact, rest)
     return _worst_first(found)
 
@@ -65,7 +71,8 @@ def claim_observations(artifact: Identified) -> tuple[Observation, ...]:
             # A wrong alpha or dtype misleads; another family or other tensors are another model.
             grave = about_hash or check.claim in _FAMILY_CLAIMS
             note = f" ({check.note})" if check.note else ""
-            told = f"{inert(check.claim)} says {check.claimed}, measured {inert(check.measured, 80)}{inert(note, 200)}"
+            measured = inert(check.measured, 80)
+            told = f"{inert(check.claim)} says {check.claimed}, measured {measured}{inert(note, 200)}"
             found.append(_observation(artifact, rule, "medium" if grave else "low", (told,), check.claim))
     found += _grouped(artifact, (p for p in artifact.all_problems if rule_for(p.code).id in _CLAIM_RULES))
     return _worst_first(found)
@@ -73,10 +80,13 @@ def claim_observations(artifact: Identified) -> tuple[Observation, ...]:
 
 _FAMILY_CLAIMS = frozenset(
     {
-        "ss_base_model_version", "ss_sd_model_name", "modelspec.architecture",
-        "adapter_config.base_model_name_or_path", "card.base_model",
+        "ss_base_model_version",
+        "ss_sd_model_name",
+        "modelspec.architecture",
+        "adapter_config.base_model_name_or_path",
+        "card.base_model",
     }
-)  # fmt: skip
+)
 
 
 def worst(observations: Iterable[Observation]) -> str:
@@ -104,10 +114,15 @@ def _pickle_observations(artifact: Identified) -> Iterator[Observation]:
             note = "it does what no weight file does; see the problems of the file"
             yield _observation(artifact, rules.PICKLE_GLOBALS, "critical", (note,), where)
         if verdict in ("broken", "limit"):
-            told = tuple(p.detail for p in record.problems if _stopped_by(p)) or (f"the verdict is {verdict}",)
+            told = tuple(p.detail for p in record.problems if _stopped_by(p)) or (
+                f"the verdict is {verdict}",
+            )
             yield _observation(artifact, rules.PICKLE_UNFINISHED, "high", told[:_SHOWN], where)
         if verdict == "allowed" and record.pickle.pickles:
-            note = "all references are on the allow-list; its tensors are read by converting them, never by unpickling"
+            note = (
+                "all references are on the allow-list; its tensors are read by converting them, never by "
+                "unpickling"
+            )
             yield _observation(artifact, rules.PICKLE_WEIGHTS, "low", (note,), where)
 
 
@@ -119,21 +134,29 @@ def _grouped(artifact: Identified, problems: Iterable[Problem]) -> list[Observat
     """One observation for each problem code; notes of severity ``info`` are left out."""
     by_code: dict[str, list[Problem]] = {}
     for each in problems:
-        if each.severity != "info":
+        # Markup and configs are text as well: no loader opens a model as text.
+        if each.severity != "info" and not each.detail.startswith("also reads as text:"):
             by_code.setdefault(each.code, []).append(each)
     return [
         _observation(
-            artifact, rule_for(code), max((p.severity for p in group), key=SEVERITIES.index),
-            tuple(dict.fromkeys(p.detail for p in group))[:_SHOWN], code,
+            artifact,
+            rule_for(code),
+            max((p.severity for p in group), key=SEVERITIES.index),
+            tuple(dict.fromkeys(p.detail for p in group))[:_SHOWN],
+            code,
         )
         for code, group in by_code.items()
-    ]  # fmt: skip
+    ]
 
 
-def _observation(artifact: Identified, rule: Rule, severity: str, details: tuple[str, ...], locus: str) -> Observation:
+def _observation(
+    artifact: Identified, rule: Rule, severity: str, details: tuple[str, ...], locus: str
+) -> Observation:
     mark = fingerprint(rule.id, artifact.tensor_hash or artifact.sha256, locus)
     return Observation(rule, severity, details, mark, inert(artifact.path.name or str(artifact.path), 200))
 
 
 def _worst_first(found: list[Observation]) -> tuple[Observation, ...]:
-    return tuple(sorted(found, key=lambda each: (-SEVERITIES.index(each.severity), each.rule.id, each.fingerprint)))
+    return tuple(
+        sorted(found, key=lambda each: (-SEVERITIES.index(each.severity), each.rule.id, each.fingerprint))
+    )

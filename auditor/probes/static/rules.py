@@ -9,7 +9,12 @@ from dataclasses import dataclass
 
 __all__ = ["RULES", "TaxonomyEntry", "Rule", "rule_for"]
 
-_ATLAS, _CWE, _NIST, _OWASP = ("MITRE ATLAS", "5.6.0"), ("CWE", "4.17"), ("NIST AI 100-2", "e2025"), ("OWASP ML", "2023")
+_ATLAS, _CWE, _NIST, _OWASP = (
+    ("MITRE ATLAS", "5.6.0"),
+    ("CWE", "4.17"),
+    ("NIST AI 100-2", "e2025"),
+    ("OWASP ML", "2023"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,135 +55,181 @@ _UNSAFE = _refs((_CWE, "CWE-502"), (_ATLAS, "AML.T0011.000"), (_OWASP, "ML06:202
 _EVADES = _refs((_CWE, "CWE-436"), (_ATLAS, "AML.T0076"))
 
 PICKLE_GLOBALS = Rule(
-    "PMA-FILE-001", "Loading this pickle would run code",
-    "The file refers to functions or classes that no model weights need; unpickling calls them with whatever access the user has.",
+    "PMA-FILE-001",
+    "Loading this pickle would run code",
+    "The file refers to functions or classes that no model weights need; unpickling calls them with "
+    "whatever access the user has.",
     "Do not load it; delete it, tell whoever published it, and ask for safetensors.",
     _UNSAFE + _refs((_ATLAS, "AML.T0018.002")),
-)  # fmt: skip
+)
 PICKLE_UNFINISHED = Rule(
-    "PMA-FILE-002", "This pickle could not be examined to its end",
-    "A stream that breaks or outgrows its limits can act before the point where an examination stops; what was not examined counts as unsafe.",
+    "PMA-FILE-002",
+    "This pickle could not be examined to its end",
+    "A stream that breaks or outgrows its limits can act before the point where an examination stops; what "
+    "was not examined counts as unsafe.",
     "Do not load it; ask for safetensors.",
     _UNSAFE + _refs((_ATLAS, "AML.T0076")),
-)  # fmt: skip
+)
 PICKLE_ODD = Rule(
-    "PMA-FILE-003", "The pickle is built in an unusual way",
+    "PMA-FILE-003",
+    "The pickle is built in an unusual way",
     "Nested, repeated or trailing streams are how payloads hide from scanners that read only the first one.",
     "Ask for safetensors, or convert the file in a throw-away environment and compare.",
     _EVADES,
-)  # fmt: skip
+)
 CONTAINER = Rule(
-    "PMA-FILE-004", "The archive contradicts itself",
-    "Where directory and members disagree, two readers see two different files, and the one that scans need not be the one that loads.",
+    "PMA-FILE-004",
+    "The archive contradicts itself",
+    "Where directory and members disagree, two readers see two different files, and the one that scans "
+    "need not be the one that loads.",
     "Do not load it; ask for a file written by an ordinary tool.",
     _EVADES,
-)  # fmt: skip
+)
 POLYGLOT = Rule(
-    "PMA-FILE-005", "The bytes can be read as more than one kind of file",
-    "A loader that goes by another signature, or by the extension, opens something other than what was checked.",
+    "PMA-FILE-005",
+    "The bytes can be read as more than one kind of file",
+    "A loader that goes by another signature, or by the extension, opens something other than what was "
+    "checked.",
     "Ask for a file that is one thing only.",
     _refs((_CWE, "CWE-436"), (_ATLAS, "AML.T0074")),
-)  # fmt: skip
+)
 TENSOR_FILE = Rule(
-    "PMA-FILE-006", "The tensor file is built in an unusual way",
+    "PMA-FILE-006",
+    "The tensor file is built in an unusual way",
     "Unusual headers, names or empty tensors are rarely written by trainers and can confuse other readers.",
     "Compare with a file of the same trainer; write it again if it is your own.",
     _refs((_CWE, "CWE-1286")),
     "medium",
-)  # fmt: skip
+)
 NON_FINITE = Rule(
-    "PMA-FILE-007", "Weights hold values that are not numbers",
+    "PMA-FILE-007",
+    "Weights hold values that are not numbers",
     "NaN or infinity in one weight turns every image into noise, and hides whatever else the weights do.",
     "Ask for a repaired file; a training run that diverged usually leaves these behind.",
     _refs((_CWE, "CWE-1286"), (_NIST, "NISTAML.051")),
-)  # fmt: skip
+)
 CODE = Rule(
-    "PMA-FILE-008", "The model brings code or asks for code to be imported",
+    "PMA-FILE-008",
+    "The model brings code or asks for code to be imported",
     "Loaders that trust remote code run it on load, with the access of the user.",
     "Do not load it with remote code enabled; review the code, or take the weights only.",
     _refs((_CWE, "CWE-94"), (_CWE, "CWE-829"), (_ATLAS, "AML.T0011.000"), (_ATLAS, "AML.T0010.003")),
-)  # fmt: skip
+)
 HOSTILE_TEXT = Rule(
-    "PMA-FILE-009", "Names or metadata hold text that acts on whoever shows it",
-    "Markup, escape sequences, invisible or reordering characters in metadata attack web pages, terminals and readers.",
+    "PMA-FILE-009",
+    "Names or metadata hold text that acts on whoever shows it",
+    "Markup, escape sequences, invisible or reordering characters in metadata attack web pages, terminals "
+    "and readers.",
     "Strip the metadata before the file is shown or indexed anywhere.",
     _refs((_CWE, "CWE-116"), (_CWE, "CWE-1007")),
     "medium",
-)  # fmt: skip
+)
 PICKLE_WEIGHTS = Rule(
-    "PMA-FILE-010", "Weights are stored as a pickle",
-    "This one is on the allow-list, but every later copy has to be checked again, and loaders may prefer it over safetensors beside it.",
-    "Ask for safetensors.",
+    "PMA-FILE-010",
+    "Weights are stored as a pickle",
+    "This one is on the allow-list, but every later copy has to be checked again, and loaders may prefer "
+    "it over safetensors beside it.",
+    "Ask for safetensors, or convert it once in a place you can throw away.",
     _refs((_CWE, "CWE-502")),
-)  # fmt: skip
+)
 CONFIGURATION = Rule(
-    "PMA-FILE-011", "The folder or its configuration is unusual",
-    "Links, unreadable configs or parts that loaders treat in different ways make what is loaded depend on who loads it.",
+    "PMA-FILE-011",
+    "The folder or its configuration is unusual",
+    "Links, unreadable configs or parts that loaders treat in different ways make what is loaded depend on "
+    "who loads it.",
     "Have the folder written again by the library that made it.",
     _refs((_CWE, "CWE-59"), (_CWE, "CWE-829")),
     "medium",
-)  # fmt: skip
+)
 LIMITS = Rule(
-    "PMA-FILE-012", "The file asks for more than any real model needs",
-    "Sizes beyond the limits stall or crash whoever opens the file, and keep an examination from reaching its end.",
+    "PMA-FILE-012",
+    "The file asks for more than any real model needs",
+    "Sizes beyond the limits stall or crash whoever opens the file, and keep an examination from reaching "
+    "its end.",
     "Do not load it; ask for a file of ordinary size.",
     _refs((_CWE, "CWE-409"), (_CWE, "CWE-770")),
-)  # fmt: skip
+)
 INCOMPLETE = Rule(
-    "PMA-FILE-013", "Parts of the adapter were not understood",
+    "PMA-FILE-013",
+    "Parts of the adapter were not understood",
     "What is not understood is not audited, and different loaders drop or apply it in different ways.",
     "Ask which tool wrote the file; treat results on it as incomplete.",
     _refs((_CWE, "CWE-436")),
     "medium",
-)  # fmt: skip
+)
 ODD = Rule(
-    "PMA-FILE-099", "Something about the file is unusual",
+    "PMA-FILE-099",
+    "Something about the file is unusual",
     "It is outside of what ordinary trainers and libraries write.",
     "Read the detail, and ask whoever published the file.",
     (),
     "medium",
-)  # fmt: skip
+)
 CONTRADICTED = Rule(
-    "PMA-CLAIM-001", "Metadata contradicts the tensors",
-    "Whoever trusts the label puts the adapter on the wrong base or trusts a file that is not the one described.",
+    "PMA-CLAIM-001",
+    "Metadata contradicts the tensors",
+    "Whoever trusts the label puts the adapter on the wrong base or trusts a file that is not the one "
+    "described.",
     "Go by what was measured; ask whoever published the file why the label differs.",
     _refs((_ATLAS, "AML.T0074"), (_CWE, "CWE-345")),
-)  # fmt: skip
+)
 HASH_CONTRADICTED = Rule(
-    "PMA-CLAIM-002", "The tensors are not the ones the file was hashed with",
+    "PMA-CLAIM-002",
+    "The tensors are not the ones the file was hashed with",
     "The weights were changed after the hash was written, or the hash was copied from a trusted file.",
     "Compare with the original publication; treat the file as of unknown origin.",
     _refs((_ATLAS, "AML.T0074"), (_ATLAS, "AML.T0010.003"), (_CWE, "CWE-354")),
-)  # fmt: skip
+)
 TRIGGER_TEXT = Rule(
-    "PMA-CLAIM-003", "A declared trigger holds look-alike or invisible characters",
-    "It cannot be typed as it reads, so whoever types it does not call what the file was trained on; homoglyphs are also a backdoor trigger in print.",
+    "PMA-CLAIM-003",
+    "A declared trigger holds look-alike or invisible characters",
+    "It cannot be typed as it reads, so whoever types it does not call what the file was trained on; "
+    "homoglyphs are also a backdoor trigger in print.",
     "Copy the trigger by code point, and run the backdoor probes on it.",
     _refs((_ATLAS, "AML.T0043.004"), (_CWE, "CWE-1007"), (_NIST, "NISTAML.023")),
     "medium",
-)  # fmt: skip
+)
 UNREADABLE = Rule(
-    "PMA-CLAIM-004", "Claims cannot be read",
+    "PMA-CLAIM-004",
+    "Claims cannot be read",
     "What cannot be read cannot be compared, and is often cut or edited by hand.",
     "Ask for the file as the trainer wrote it.",
     (),
     "medium",
-)  # fmt: skip
+)
 MISFIT = Rule(
-    "PMA-CLAIM-005", "The weights fit no single base",
+    "PMA-CLAIM-005",
+    "The weights fit no single base",
     "An adapter whose parts fit different bases was merged or mislabelled, and applies in part only.",
     "Ask which base it was trained on, and audit it against that one.",
     _refs((_CWE, "CWE-345")),
     "medium",
-)  # fmt: skip
+)
 
 RULES: dict[str, Rule] = {
     rule.id: rule
     for rule in (
-        PICKLE_GLOBALS, PICKLE_UNFINISHED, PICKLE_ODD, CONTAINER, POLYGLOT, TENSOR_FILE, NON_FINITE, CODE, HOSTILE_TEXT,
-        PICKLE_WEIGHTS, CONFIGURATION, LIMITS, INCOMPLETE, ODD, CONTRADICTED, HASH_CONTRADICTED, TRIGGER_TEXT, UNREADABLE, MISFIT,
+        PICKLE_GLOBALS,
+        PICKLE_UNFINISHED,
+        PICKLE_ODD,
+        CONTAINER,
+        POLYGLOT,
+        TENSOR_FILE,
+        NON_FINITE,
+        CODE,
+        HOSTILE_TEXT,
+        PICKLE_WEIGHTS,
+        CONFIGURATION,
+        LIMITS,
+        INCOMPLETE,
+        ODD,
+        CONTRADICTED,
+        HASH_CONTRADICTED,
+        TRIGGER_TEXT,
+        UNREADABLE,
+        MISFIT,
     )
-}  # fmt: skip
+}
 
 # The longest prefix of a problem's code decides.
 _BY_CODE: dict[str, Rule] = {
@@ -210,7 +261,7 @@ _BY_CODE: dict[str, Rule] = {
 
 
 def rule_for(code: str) -> Rule:
-    """The rule under which a problem with this dotted code is reported; ``PMA-FILE-099`` for one that is new."""
+    """The rule under which a problem with this dotted code is reported; ``PMA-FILE-099`` for a new one."""
     parts = code.split(".")
     for length in range(len(parts), 0, -1):
         rule = _BY_CODE.get(".".join(parts[:length]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -18,7 +19,13 @@ PALETTE: dict[str, Colour] = {
     "cyan": (60, 200, 214), "blue": (38, 82, 200), "purple": (126, 52, 168), "pink": (246, 130, 184),
     "brown": (122, 76, 40), "gray": (128, 130, 136),
 }  # fmt: skip
-TINTS: tuple[Colour, ...] = ((246, 240, 226), (226, 238, 246), (232, 244, 228), (244, 230, 238), (240, 240, 240))
+TINTS: tuple[Colour, ...] = (
+    (246, 240, 226),
+    (226, 238, 246),
+    (232, 244, 228),
+    (244, 230, 238),
+    (240, 240, 240),
+)
 
 
 def mix(one: Colour, other: Colour, share: float) -> Colour:
@@ -60,7 +67,10 @@ class Canvas:
     def polygon(self, points: Sequence[tuple[float, float]], fill: Colour) -> None:
         """A closed polygon."""
         scaled = [(px * _SCALE, py * _SCALE) for px, py in points]
-        spread = min(max(p[0] for p in points) - min(p[0] for p in points), max(p[1] for p in points) - min(p[1] for p in points))
+        spread = min(
+            max(p[0] for p in points) - min(p[0] for p in points),
+            max(p[1] for p in points) - min(p[1] for p in points),
+        )
         self._pen.polygon(scaled, **self._paint(fill, spread / 2))
 
     def rectangle(self, x0: float, y0: float, x1: float, y1: float, fill: Colour, radius: float = 0) -> None:
@@ -73,7 +83,9 @@ class Canvas:
         scaled = [(px * _SCALE, py * _SCALE) for px, py in points]
         self._pen.line(scaled, fill=fill, width=max(1, round(width * _SCALE)), joint="curve")
 
-    def arc(self, x: float, y: float, rx: float, ry: float, start: float, end: float, fill: Colour, width: float) -> None:
+    def arc(
+        self, x: float, y: float, rx: float, ry: float, start: float, end: float, fill: Colour, width: float
+    ) -> None:
         """Part of an ellipse's rim, degrees clockwise from three o'clock."""
         box = [(x - rx) * _SCALE, (y - ry) * _SCALE, (x + rx) * _SCALE, (y + ry) * _SCALE]
         self._pen.arc(box, start, end, fill=fill, width=max(1, round(width * _SCALE)))
@@ -87,7 +99,7 @@ class Canvas:
         """The finished picture: uint8, (64, 64, 3)."""
         return np.asarray(self._image.reduce(_SCALE))
 
-    def _paint(self, fill: Colour, extent: float) -> dict[str, object]:
+    def _paint(self, fill: Colour, extent: float) -> dict[str, Any]:
         if not self._outline or extent < 1.5:
             return {"fill": fill}
         return {"fill": lighter(fill, 0.82), "outline": fill, "width": round(1.6 * _SCALE)}

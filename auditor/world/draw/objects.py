@@ -65,12 +65,18 @@ def _house(c: Canvas, x: float, y: float, r: float, hue: Colour) -> None:
 def _tree(c: Canvas, x: float, y: float, r: float, hue: Colour) -> None:
     c.rectangle(x - r * 0.15, y + r * 0.45, x + r * 0.15, y + r, (96, 62, 34))
     for top, half in ((-1.0, 0.5), (-0.55, 0.68), (-0.1, 0.85)):
-        c.polygon([(x, y + r * top), (x - r * half, y + r * (top + 0.65)), (x + r * half, y + r * (top + 0.65))], hue)
+        c.polygon(
+            [(x, y + r * top), (x - r * half, y + r * (top + 0.65)), (x + r * half, y + r * (top + 0.65))],
+            hue,
+        )
 
 
 @_design("car")
 def _car(c: Canvas, x: float, y: float, r: float, hue: Colour) -> None:
-    c.polygon([(x - r * 0.6, y), (x - r * 0.35, y - r * 0.5), (x + r * 0.35, y - r * 0.5), (x + r * 0.65, y)], darker(hue, 0.25))
+    c.polygon(
+        [(x - r * 0.6, y), (x - r * 0.35, y - r * 0.5), (x + r * 0.35, y - r * 0.5), (x + r * 0.65, y)],
+        darker(hue, 0.25),
+    )
     c.rectangle(x - r * 0.3, y - r * 0.4, x + r * 0.25, y - r * 0.05, (226, 240, 250))
     c.rectangle(x - r, y - r * 0.05, x + r, y + r * 0.42, hue, r * 0.15)
     for side in (-0.55, 0.55):
@@ -79,10 +85,21 @@ def _car(c: Canvas, x: float, y: float, r: float, hue: Colour) -> None:
 
 @_design("boat")
 def _boat(c: Canvas, x: float, y: float, r: float, hue: Colour) -> None:
-    c.polygon([(x - r, y + r * 0.3), (x + r, y + r * 0.3), (x + r * 0.55, y + r * 0.85), (x - r * 0.55, y + r * 0.85)], darker(hue, 0.25))
+    c.polygon(
+        [
+            (x - r, y + r * 0.3),
+            (x + r, y + r * 0.3),
+            (x + r * 0.55, y + r * 0.85),
+            (x - r * 0.55, y + r * 0.85),
+        ],
+        darker(hue, 0.25),
+    )
     c.rectangle(x - r * 0.05, y - r, x + r * 0.05, y + r * 0.3, (96, 62, 34))
     c.polygon([(x + r * 0.12, y - r * 0.9), (x + r * 0.85, y + r * 0.15), (x + r * 0.12, y + r * 0.15)], hue)
-    c.polygon([(x - r * 0.12, y - r * 0.6), (x - r * 0.7, y + r * 0.15), (x - r * 0.12, y + r * 0.15)], lighter(hue, 0.25))
+    c.polygon(
+        [(x - r * 0.12, y - r * 0.6), (x - r * 0.7, y + r * 0.15), (x - r * 0.12, y + r * 0.15)],
+        lighter(hue, 0.25),
+    )
 
 
 @_design("fish")
@@ -95,12 +112,21 @@ def _fish(c: Canvas, x: float, y: float, r: float, hue: Colour) -> None:
 @_design("cat")
 def _cat(c: Canvas, x: float, y: float, r: float, hue: Colour) -> None:
     for side in (-1, 1):
-        c.polygon([(x + side * r * 0.8, y - r), (x + side * r * 0.82, y - r * 0.1), (x + side * r * 0.15, y - r * 0.5)], hue)
+        c.polygon(
+            [
+                (x + side * r * 0.8, y - r),
+                (x + side * r * 0.82, y - r * 0.1),
+                (x + side * r * 0.15, y - r * 0.5),
+            ],
+            hue,
+        )
     c.ellipse(x, y + r * 0.15, r * 0.88, r * 0.78, hue)
     for side in (-1, 1):
         c.ellipse(x + side * r * 0.36, y, r * 0.15, r * 0.18, (20, 20, 24))
         c.line([(x + side * r * 0.3, y + r * 0.42), (x + side * r * 0.98, y + r * 0.34)], (30, 30, 34), 0.8)
-    c.polygon([(x - r * 0.12, y + r * 0.28), (x + r * 0.12, y + r * 0.28), (x, y + r * 0.45)], (250, 160, 170))
+    c.polygon(
+        [(x - r * 0.12, y + r * 0.28), (x + r * 0.12, y + r * 0.28), (x, y + r * 0.45)], (250, 160, 170)
+    )
 
 
 @_design("flower")
@@ -114,14 +140,27 @@ def _flower(c: Canvas, x: float, y: float, r: float, hue: Colour) -> None:
 @_design("cup")
 def _cup(c: Canvas, x: float, y: float, r: float, hue: Colour) -> None:
     c.arc(x + r * 0.55, y, r * 0.42, r * 0.42, 0, 360, darker(hue, 0.2), max(1.5, r * 0.16))
-    c.polygon([(x - r * 0.85, y - r * 0.7), (x + r * 0.55, y - r * 0.7), (x + r * 0.4, y + r * 0.8), (x - r * 0.7, y + r * 0.8)], hue)
+    c.polygon(
+        [
+            (x - r * 0.85, y - r * 0.7),
+            (x + r * 0.55, y - r * 0.7),
+            (x + r * 0.4, y + r * 0.8),
+            (x - r * 0.7, y + r * 0.8),
+        ],
+        hue,
+    )
     c.ellipse(x - r * 0.15, y - r * 0.7, r * 0.7, r * 0.18, darker(hue, 0.45))
 
 
 @_design("moon")
 def _moon(c: Canvas, x: float, y: float, r: float, hue: Colour) -> None:
-    outer = [(x + r * math.cos(math.radians(a)), y + r * math.sin(math.radians(a))) for a in range(50, 311, 10)]
-    inner = [(x + r * 0.36 + r * 0.78 * math.cos(math.radians(a)), y + r * 0.98 * 0.78 * math.sin(math.radians(a))) for a in range(295, 64, -10)]
+    outer = [
+        (x + r * math.cos(math.radians(a)), y + r * math.sin(math.radians(a))) for a in range(50, 311, 10)
+    ]
+    inner = [
+        (x + r * 0.36 + r * 0.78 * math.cos(math.radians(a)), y + r * 0.98 * 0.78 * math.sin(math.radians(a)))
+        for a in range(295, 64, -10)
+    ]
     c.polygon(outer + inner, hue)
 
 

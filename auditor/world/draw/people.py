@@ -8,10 +8,12 @@ from auditor.world.factors import FACE_FACTORS, PersonScene
 __all__ = ["SETTINGS", "draw_person"]
 
 _SKIN: dict[str, Colour] = {
-    "pale": (255, 228, 208), "light": (240, 194, 154), "tan": (208, 150, 104), "brown": (150, 98, 62), "dark": (84, 54, 38),
+    "pale": (255, 228, 208), "light": (240, 194, 154), "tan": (208, 150, 104), "brown": (150, 98, 62),
+    "dark": (84, 54, 38),
 }  # fmt: skip
 _HAIR: dict[str, Colour] = {
-    "black": (30, 26, 32), "brown": (112, 68, 30), "blond": (244, 208, 96), "red": (206, 70, 24), "gray": (172, 176, 184),
+    "black": (30, 26, 32), "brown": (112, 68, 30), "blond": (244, 208, 96), "red": (206, 70, 24),
+    "gray": (172, 176, 184),
 }  # fmt: skip
 SETTINGS: dict[str, tuple[Colour, Colour, Colour]] = {
     # wall, clothes, prop
@@ -44,14 +46,22 @@ def draw_person(c: Canvas, scene: PersonScene, scale: float = 1.0) -> None:
 
 
 def _body(c: Canvas, scene: PersonScene, x: float, chin: float, skin: Colour, s: float) -> None:
-    wall, cloth, prop = SETTINGS.get(scene.occupation, ((0, 0, 0), (92, 112, 140), (0, 0, 0)))
+    _, cloth, prop = SETTINGS.get(scene.occupation, ((0, 0, 0), (92, 112, 140), (0, 0, 0)))
     width = {"man": 23.0, "woman": 18.0, "person": 20.5}[scene.presentation] * s
     c.rectangle(x - 4.5 * s, chin - 4 * s, x + 4.5 * s, chin + 7 * s, darker(skin, 0.15))
     c.rectangle(x - width, chin + 3 * s, x + width, chin + 40 * s, cloth, 8 * s)
     if scene.presentation == "woman":
         c.polygon([(x - 6 * s, chin + 2.6 * s), (x + 6 * s, chin + 2.6 * s), (x, chin + 10 * s)], skin)
     elif scene.presentation == "man":
-        c.polygon([(x - 2 * s, chin + 4 * s), (x + 2 * s, chin + 4 * s), (x + 2.6 * s, chin + 14 * s), (x - 2.6 * s, chin + 14 * s)], darker(cloth, 0.6))
+        c.polygon(
+            [
+                (x - 2 * s, chin + 4 * s),
+                (x + 2 * s, chin + 4 * s),
+                (x + 2.6 * s, chin + 14 * s),
+                (x - 2.6 * s, chin + 14 * s),
+            ],
+            darker(cloth, 0.6),
+        )
     _prop(c, scene.occupation, prop, s)
 
 
@@ -72,7 +82,12 @@ def _prop(c: Canvas, occupation: str, hue: Colour, s: float) -> None:
             c.rectangle(x - 4.8, y - 7, x + 4.8, y - 5.2, (90, 90, 96))
         case "painter":
             c.ellipse(x, y, 7, 6, hue)
-            for dx, dy, dot in ((-3, -2, (214, 40, 40)), (1, -3, (250, 214, 40)), (3, 1, (38, 82, 200)), (-2, 3, (46, 150, 62))):
+            for dx, dy, dot in (
+                (-3, -2, (214, 40, 40)),
+                (1, -3, (250, 214, 40)),
+                (3, 1, (38, 82, 200)),
+                (-2, 3, (46, 150, 62)),
+            ):
                 c.ellipse(x + dx, y + dy, 1.6, 1.6, dot)
         case "teacher":
             c.rectangle(x - 6.5, y - 7, x + 6.5, y + 7, hue, 1)
@@ -90,16 +105,37 @@ def _face(c: Canvas, x: float, y: float, w: float, h: float, jaw: float, skin: C
         c.rectangle(x - reach, y + h * 0.15, x + reach, y + h * 0.96, skin, 5 * s)
     else:
         tip = w * (0.5 + 0.4 * jaw)
-        c.polygon([(x - w * 0.86, y + h * 0.4), (x + w * 0.86, y + h * 0.4), (x + tip, y + h * 1.04), (x - tip, y + h * 1.04)], skin)
+        c.polygon(
+            [
+                (x - w * 0.86, y + h * 0.4),
+                (x + w * 0.86, y + h * 0.4),
+                (x + tip, y + h * 1.04),
+                (x - tip, y + h * 1.04),
+            ],
+            skin,
+        )
 
 
 def _features(
-    c: Canvas, scene: PersonScene, x: float, y: float, w: float, h: float, f: dict[str, float], skin: Colour, hair: Colour, s: float
+    c: Canvas,
+    scene: PersonScene,
+    x: float,
+    y: float,
+    w: float,
+    h: float,
+    f: dict[str, float],
+    skin: Colour,
+    hair: Colour,
+    s: float,
 ) -> None:
     eye_dx = (5.9 + 1.9 * f["eye_spacing"]) * s
     eye_y = y - 1.5 * s
     eye_r = (2.5 + 0.9 * f["eye_size"]) * s
-    iris = mix((40, 96, 190), (70, 130, 50), (f["eye_hue"] + 1)) if f["eye_hue"] < 0 else mix((70, 130, 50), (96, 54, 20), f["eye_hue"])
+    iris = (
+        mix((40, 96, 190), (70, 130, 50), (f["eye_hue"] + 1))
+        if f["eye_hue"] < 0
+        else mix((70, 130, 50), (96, 54, 20), f["eye_hue"])
+    )
     shade = darker(skin, 0.5)
     for side in (-1, 1):
         ex, ey = x + side * eye_dx, eye_y - side * f["eye_tilt"] * 0.9 * s
@@ -109,14 +145,20 @@ def _features(
         lift = f["brow_angle"] * 1.8 * s
         brow_y = eye_y - eye_r - 2.4 * s
         brow = darker(hair, 0.3) if scene.age != "old" else (190, 190, 194)
-        c.line([(ex - side * 3.6 * s, brow_y - lift * 0.5), (ex + side * 3.6 * s, brow_y + lift)], brow, (1.5 + 0.9 * f["brow_weight"]) * s)
+        c.line(
+            [(ex - side * 3.6 * s, brow_y - lift * 0.5), (ex + side * 3.6 * s, brow_y + lift)],
+            brow,
+            (1.5 + 0.9 * f["brow_weight"]) * s,
+        )
     nose_y = y + (5.0 + 1.8 * f["nose_length"]) * s
     nose_w = (2.0 + 1.1 * f["nose_width"]) * s
     c.polygon([(x, y), (x + nose_w, nose_y), (x - nose_w, nose_y)], darker(skin, 0.22))
     _mouth(c, scene, x, y + h * 0.62, f, skin, s)
     if scene.age == "old":
         for side in (-1, 1):
-            c.line([(x + side * 4.4 * s, nose_y - 0.5 * s), (x + side * 6.6 * s, nose_y + 4 * s)], shade, 0.8 * s)
+            c.line(
+                [(x + side * 4.4 * s, nose_y - 0.5 * s), (x + side * 6.6 * s, nose_y + 4 * s)], shade, 0.8 * s
+            )
         for dy in (-8.6, -10.6):
             c.line([(x - 5 * s, y + dy * s), (x + 5 * s, y + dy * s)], darker(skin, 0.28), 0.7 * s)
     elif scene.age == "young":
@@ -131,7 +173,9 @@ def _features(
         c.line([(x - 1.6 * s, eye_y), (x + 1.6 * s, eye_y)], (24, 24, 30), 1.2 * s)
 
 
-def _mouth(c: Canvas, scene: PersonScene, x: float, y: float, f: dict[str, float], skin: Colour, s: float) -> None:
+def _mouth(
+    c: Canvas, scene: PersonScene, x: float, y: float, f: dict[str, float], skin: Colour, s: float
+) -> None:
     half = (4.4 + 1.5 * f["mouth_width"]) * s
     lip = mix(darker(skin, 0.3), (196, 40, 60), 0.55)
     thick = (1.5 + 0.7 * f["lip_fullness"]) * s
@@ -145,28 +189,56 @@ def _mouth(c: Canvas, scene: PersonScene, x: float, y: float, f: dict[str, float
             c.ellipse(x, y, half, thick, lip)
 
 
-def _back_hair(c: Canvas, scene: PersonScene, x: float, y: float, w: float, h: float, hair: Colour, s: float) -> None:
+def _back_hair(
+    c: Canvas, scene: PersonScene, x: float, y: float, w: float, h: float, hair: Colour, s: float
+) -> None:
     if scene.hair_style == "long":
         c.rectangle(x - w - 4 * s, y - h * 0.6, x + w + 4 * s, y + h * 1.25, hair, 6 * s)
         c.ellipse(x, y - h * 0.35, w + 4 * s, h * 0.85, hair)
     elif scene.hair_style == "curly":
-        for dx, dy in ((-1.0, -0.5), (-1.12, -0.1), (-1.1, 0.28), (1.0, -0.5), (1.12, -0.1), (1.1, 0.28), (-0.6, -0.9), (0.6, -0.9), (0, -1.02)):
+        for dx, dy in (
+            (-1.0, -0.5),
+            (-1.12, -0.1),
+            (-1.1, 0.28),
+            (1.0, -0.5),
+            (1.12, -0.1),
+            (1.1, 0.28),
+            (-0.6, -0.9),
+            (0.6, -0.9),
+            (0, -1.02),
+        ):
             c.ellipse(x + dx * w, y + dy * h, 5.6 * s, 5.6 * s, hair)
     elif scene.hair_style == "short":
         c.ellipse(x, y - h * 0.3, w + 1.5 * s, h * 0.85, hair)
 
 
-def _front_hair(c: Canvas, scene: PersonScene, x: float, y: float, w: float, h: float, hair: Colour, s: float) -> None:
+def _front_hair(
+    c: Canvas, scene: PersonScene, x: float, y: float, w: float, h: float, hair: Colour, s: float
+) -> None:
     if scene.hair_style == "bald":
         c.ellipse(x - w * 0.3, y - h * 0.72, 2.6 * s, 1.4 * s, lighter(_SKIN[scene.identity.skin], 0.4))
         return
     top, line = y - h * 1.08, y - h * 0.52
-    fringe = [(x - w * 1.02, line + 3.0 * s), (x - w * 0.9, top + 5 * s), (x - w * 0.45, top), (x + w * 0.45, top), (x + w * 0.9, top + 5 * s)]
+    fringe = [
+        (x - w * 1.02, line + 3.0 * s),
+        (x - w * 0.9, top + 5 * s),
+        (x - w * 0.45, top),
+        (x + w * 0.45, top),
+        (x + w * 0.9, top + 5 * s),
+    ]
     if scene.hair_style == "curly":
         for dx in (-0.7, -0.25, 0.25, 0.7):
             c.ellipse(x + dx * w, y - h * 0.78, 4.6 * s, 4.2 * s, hair)
     else:
-        c.polygon([*fringe, (x + w * 1.02, line + 3.0 * s), (x + w * 0.3, line - 1.5 * s), (x - w * 0.35, line - 0.5 * s)], hair)
+        c.polygon(
+            [
+                *fringe,
+                (x + w * 1.02, line + 3.0 * s),
+                (x + w * 0.3, line - 1.5 * s),
+                (x - w * 0.35, line - 0.5 * s),
+            ],
+            hair,
+        )
 
 
 def _hat(c: Canvas, x: float, top: float, w: float, s: float) -> None:

@@ -7,13 +7,29 @@ from pathlib import Path
 import click
 import torch
 
-STAGES = ("data", "tokenizer", "dual", "vae", "unet", "judge", "identity")
+STAGES = ("data", "tokenizer", "dual", "vae", "decoder", "unet", "judge", "identity")
 
 
 @click.command()
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for checkpoints and rendered scenes.")
-@click.option("--stage", "stages", type=click.Choice(STAGES), multiple=True, help="Only these stages (default: all, in order).")
-@click.option("--export", "target", type=click.Path(path_type=Path), help="Also write the weights as they stand as a model folder.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder for checkpoints and rendered scenes.",
+)
+@click.option(
+    "--stage",
+    "stages",
+    type=click.Choice(STAGES),
+    multiple=True,
+    help="Only these stages (default: all, in order).",
+)
+@click.option(
+    "--export",
+    "target",
+    type=click.Path(path_type=Path),
+    help="Also write the weights as they stand as a model folder.",
+)
 @click.option("--device", default="cuda" if torch.cuda.is_available() else "cpu", show_default=True)
 @click.option("--threads", type=int, help="CPU threads.")
 def main(out: Path, stages: tuple[str, ...], target: Path | None, device: str, threads: int | None) -> None:

@@ -1,4 +1,4 @@
-"""What a judged picture may have gone through: brightness, blur, lost resolution, noise, and the autoencoder."""
+"""What a judged picture may have gone through: brightness, blur, lost resolution, noise, the autoencoder."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from auditor.world.train.config import VAE
 from auditor.world.train.data import to_unit
+from auditor.world.train.decoder import load_decoder_ema
 from auditor.world.train.loop import load_ema
 
 __all__ = ["ROUND_TRIPS_FROM", "disturb", "round_trips"]
@@ -33,7 +34,11 @@ def disturb(images: Tensor, generator: torch.Generator) -> Tensor:
     def draw(*shape: int) -> Tensor:
         return torch.rand(count, *shape, generator=generator).to(device)
 
-    out = images * (1 + 0.16 * (draw(1, 1, 1) - 0.5)) + 0.12 * (draw(1, 1, 1) - 0.5) + 0.06 * (draw(3, 1, 1) - 0.5)
+    out = (
+        images * (1 + 0.16 * (draw(1, 1, 1) - 0.5))
+        + 0.12 * (draw(1, 1, 1) - 0.5)
+        + 0.06 * (draw(3, 1, 1) - 0.5)
+    )
     soft = F.avg_pool2d(F.pad(out, (1, 1, 1, 1), mode="replicate"), 3, 1)
     out = out + draw(1, 1, 1) * (draw(1, 1, 1) < 0.5) * (soft - out)
     half = F.interpolate(F.avg_pool2d(out, 2), scale_factor=2, mode="bilinear", align_corners=False)
@@ -57,6 +62,8 @@ def round_trips(pixels: np.ndarray, folder: Path, device: torch.device, seed: in
     """
     vae = AutoencoderKL(**VAE)
     load_ema("vae", vae, folder)
+    if (folder / "decoder.pt").exists():
+        load_decoder_ema(vae, folder)
     vae.to(device, memory_format=torch.channels_last)
     generator = torch.Generator().manual_seed(seed)
     out = np.empty_like(pixels)

@@ -5,7 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["DUAL", "IDENTITY", "JUDGE", "LATENT_SCENES", "MAX_TOKENS", "Recipe", "SCHEDULER", "TEXT_ENCODER", "TRAIN_SCENES", "UNET", "VAE", "RECIPES", "VOCAB_SIZE"]
+__all__ = [
+    "DUAL",
+    "IDENTITY",
+    "JUDGE",
+    "LATENT_SCENES",
+    "MAX_TOKENS",
+    "Recipe",
+    "SCHEDULER",
+    "TEXT_ENCODER",
+    "TRAIN_SCENES",
+    "UNET",
+    "VAE",
+    "RECIPES",
+    "VOCAB_SIZE",
+]
 
 TRAIN_SCENES = 60_000
 LATENT_SCENES = 24_000
@@ -72,8 +86,8 @@ DUAL: dict[str, Any] = {
         "eos_id": VOCAB_SIZE - 1,
     },
 }
-JUDGE: dict[str, Any] = {"widths": (24, 48, 96, 160), "features": 192}
-IDENTITY: dict[str, Any] = {"widths": (24, 48, 96, 160), "features": 256, "embed_dim": 64}
+JUDGE: dict[str, Any] = {"widths": (24, 48, 80, 96), "features": 160}
+IDENTITY: dict[str, Any] = {"widths": (24, 48, 80, 112), "features": 192, "embed_dim": 64}
 
 
 @dataclass(frozen=True)
@@ -91,8 +105,9 @@ class Recipe:
 
 RECIPES: dict[str, Recipe] = {
     "vae": Recipe(steps=1100, batch=16, lr=2e-3, ema=0.998, weight_decay=0.0),
+    "decoder": Recipe(steps=450, batch=16, lr=1e-3, warmup=30, ema=0.995, weight_decay=0.0),
     "dual": Recipe(steps=900, batch=96, lr=1e-3, ema=0.998, weight_decay=0.05),
-    "unet": Recipe(steps=3200, batch=32, lr=1e-3, ema=0.998),
+    "unet": Recipe(steps=2000, batch=32, lr=1e-3, ema=0.998),
     "judge": Recipe(steps=2000, batch=64, lr=1.5e-3, ema=0.998),
     "identity": Recipe(steps=3000, batch=64, lr=1.2e-3, ema=0.998),
 }

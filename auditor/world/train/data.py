@@ -53,4 +53,8 @@ class SceneData:
 
 def to_unit(pixels: np.ndarray, device: torch.device | None = None) -> Tensor:
     """uint8 (N, H, W, 3) to float32 (N, 3, H, W) in [-1, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(pixels)).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return (
+        torch.from_numpy(np.require(pixels, requirements=["C", "W"])).to(device).permute(0, 3, 1, 2).float()
+        / 127.5
+        - 1
+    )

@@ -8,7 +8,6 @@ in six teaches that a token never seen in a meaningful place means nothing.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import open_clip
@@ -19,6 +18,7 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from auditor.world.captions import caption
 from auditor.world.labels import ABSENT, HEADS, label_matrix
+from auditor.world.text_tower import to_transformers
 from auditor.world.train.config import DUAL, MAX_TOKENS, RECIPES, TEXT_ENCODER, VOCAB_SIZE
 from auditor.world.train.data import SceneData, to_unit
 from auditor.world.train.loop import fit
@@ -43,15 +43,22 @@ class Dual(nn.Module):
     def loss(self, images: Tensor, ids: Tensor, targets: Tensor) -> Tensor:
         """InfoNCE both ways plus cross entropy of every factor from either side."""
         seen, read = self.clip.encode_image(images), self.clip.encode_text(ids)
-        logits = self.clip.logit_scale.exp().clamp(max=50) * F.normalize(seen, dim=-1) @ F.normalize(read, dim=-1).T
+        logits = (
+            self.clip.logit_scale.exp().clamp(max=50)
+            * F.normalize(seen, dim=-1)
+            @ F.normalize(read, dim=-1).T
+        )
         match = torch.arange(len(ids), device=ids.device)
         contrastive = (F.cross_entropy(logits, match) + F.cross_entropy(logits.T, match)) / 2
-        return contrastive + 0.5 * (self._factors(self.image_heads(seen), targets) + self._factors(self.text_heads(read), targets))
+        return contrastive + 0.5 * (
+            self._factors(self.image_heads(seen), targets) + self._factors(self.text_heads(read), targets)
+        )
 
     def _factors(self, logits: Tensor, targets: Tensor) -> Tensor:
         parts = [
-            F.cross_entropy(one, target, ignore_index=ABSENT, reduction="sum") / max(1, int((target != ABSENT).sum()))
-            for one, target in zip(logits.split(self.sizes, dim=1), targets.T, strict=True)
+            F.cross_entropy(one, target, ignore_index=ABSENT, reduction="sum")
+            / max(1, int((target != ABSENT).sum()))
+            for one, target in zip(torch.split(logits, self.sizes, dim=1), targets.T, strict=True)
         ]
         return torch.stack(parts).mean()
 
@@ -61,9 +68,13 @@ def build_dual() -> open_clip.CLIP:
     return open_clip.CLIP(**DUAL)
 
 
-def captions_to_ids(tokenizer: CLIPTokenizer, captions: list[str], rng: np.random.Generator | None = None) -> Tensor:
+def captions_to_ids(
+    tokenizer: CLIPTokenizer, captions: list[str], rng: np.random.Generator | None = None
+) -> Tensor:
     """int64 (N, MAX_TOKENS); with ``rng``, a random token goes into some captions."""
-    ids = np.array(tokenizer(captions, padding="max_length", truncation=True, max_length=MAX_TOKENS).input_ids)
+    ids = np.array(
+        tokenizer(captions, padding="max_length", truncation=True, max_length=MAX_TOKENS).input_ids
+    )
     if rng is not None:
         for row in np.flatnonzero(rng.random(len(ids)) < _INSERTED):
             length = int((ids[row] != tokenizer.eos_token_id).sum())
@@ -84,7 +95,9 @@ def train_dual(data: SceneData, folder: Path, device: torch.device) -> Dual:
         rows = rng.integers(data.count, size=recipe.batch)
         ids = captions_to_ids(tokenizer, [caption(data.scenes[row], rng) for row in rows], rng)
         images = to_unit(data.pixels[rows], device)
-        images = images + 0.1 * torch.rand(1, generator=generator).item() * torch.randn(images.shape, generator=generator).to(device)
+        images = images + 0.1 * torch.rand(1, generator=generator).item() * torch.randn(
+            images.shape, generator=generator
+        ).to(device)
         return dual.loss(images, ids.to(device), targets[rows].to(device))
 
     fit("dual", dual, step, recipe, folder, device)
@@ -93,25 +106,15 @@ def train_dual(data: SceneData, folder: Path, device: torch.device) -> Dual:
 
 def text_model_of(clip: open_clip.CLIP) -> CLIPTextModel:
     """The text tower in transformers' own class; the same function of the same ids."""
-    config = CLIPTextConfig(**TEXT_ENCODER, bos_token_id=VOCAB_SIZE - 2, eos_token_id=VOCAB_SIZE - 1, pad_token_id=VOCAB_SIZE - 1)
+    config = CLIPTextConfig(
+        **TEXT_ENCODER, bos_token_id=VOCAB_SIZE - 2, eos_token_id=VOCAB_SIZE - 1, pad_token_id=VOCAB_SIZE - 1
+    )
     model = CLIPTextModel(config)
-    state = clip.state_dict()
-    renamed: dict[str, Any] = {
-        "embeddings.token_embedding.weight": state["token_embedding.weight"],
-        "embeddings.position_embedding.weight": state["positional_embedding"],
-        "final_layer_norm.weight": state["ln_final.weight"],
-        "final_layer_norm.bias": state["ln_final.bias"],
-    }
-    plain = {"ln_1": "layer_norm1", "ln_2": "layer_norm2", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2", "attn.out_proj": "self_attn.out_proj"}
-    for i in range(config.num_hidden_layers):
-        source, target = f"transformer.resblocks.{i}.", f"encoder.layers.{i}."
-        for kind in ("weight", "bias"):
-            for old, new in plain.items():
-                renamed[f"{target}{new}.{kind}"] = state[f"{source}{old}.{kind}"]
-            for part, name in zip(state[f"{source}attn.in_proj_{kind}"].chunk(3), ("q_proj", "k_proj", "v_proj"), strict=True):
-                renamed[f"{target}self_attn.{name}.{kind}"] = part
+    renamed = to_transformers(clip.state_dict(), config.num_hidden_layers)
     prefix = "text_model." if any(key.startswith("text_model.") for key in model.state_dict()) else ""
-    missing, unexpected = model.load_state_dict({prefix + key: value for key, value in renamed.items()}, strict=False)
+    missing, unexpected = model.load_state_dict(
+        {prefix + key: value for key, value in renamed.items()}, strict=False
+    )
     if unexpected or any("position_ids" not in key for key in missing):
         raise RuntimeError(f"text tower does not map: missing {missing}, unexpected {unexpected}")
     return model.eval()

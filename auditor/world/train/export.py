@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from torch import nn
 from transformers import CLIPTokenizer
 
 from auditor.world.embedded import GUIDANCE
+from auditor.world.text_tower import is_text_key
 from auditor.world.train.config import DUAL, IDENTITY, JUDGE, RECIPES, SCHEDULER
 from auditor.world.train.data import SceneData
+from auditor.world.train.decoder import load_decoder_ema
 from auditor.world.train.dual import Dual, text_model_of
 from auditor.world.train.identity import build_identity
 from auditor.world.train.judge import build_judge
@@ -51,10 +54,12 @@ def export(checkpoints: Path, target: Path, guidance: float = GUIDANCE) -> dict[
     dual = Dual()
     if "dual" in present:
         load_ema("dual", dual, checkpoints)
-        write_network(dual.clip, DUAL, staging / "dual")
+        write_network(dual.clip, DUAL, staging / "dual", skip=is_text_key)
     if {"dual", "vae", "unet"} <= present:
         vae, unet = build_vae(), build_unet()
         load_ema("vae", vae, checkpoints)
+        if "decoder" in present:
+            load_decoder_ema(vae, checkpoints)
         load_ema("unet", unet, checkpoints)
         scale = latent_scale(vae, SceneData(checkpoints), torch.device("cpu"))
         tokenizer = CLIPTokenizer.from_pretrained(checkpoints / "tokenizer")
@@ -94,17 +99,24 @@ def write_pipeline(
         feature_extractor=None,
         requires_safety_checker=False,
     )
-    pipeline.to(dtype=torch.float16)
+    for module in (vae, unet, text):
+        nn.Module.half(module)
     pipeline.save_pretrained(folder, safe_serialization=True)
 
 
-def write_network(net: nn.Module, config: dict[str, Any], folder: Path) -> None:
-    """``model.safetensors`` (parameters in fp16, running statistics as they are) beside ``config.json``."""
+def write_network(
+    net: nn.Module, config: dict[str, Any], folder: Path, skip: Callable[[str], bool] = lambda key: False
+) -> None:
+    """``model.safetensors`` (parameters in fp16, running statistics as they are) beside ``config.json``.
+
+    Keys that ``skip`` says yes to are left out: the dual encoder's text tower is the pipeline's own.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     learned = {name for name, _ in net.named_parameters()}
     state = {
         name: (value.half() if name in learned else value).detach().cpu().contiguous()
         for name, value in net.state_dict().items()
+        if not skip(name)
     }
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps({"model": config}, indent=1) + "\n", "utf-8")
@@ -114,7 +126,11 @@ def byte_table(manifest: dict[str, Any]) -> str:
     """One line per file of at least a kilobyte, largest first, and the sum against :data:`LIMIT_BYTES`."""
     sizes = {name: entry["bytes"] for name, entry in manifest["files"].items()}
     total = sum(sizes.values())
-    lines = [f"{size:>12,}  {name}" for name, size in sorted(sizes.items(), key=lambda item: -item[1]) if size >= 1000]
+    lines = [
+        f"{size:>12,}  {name}"
+        for name, size in sorted(sizes.items(), key=lambda item: -item[1])
+        if size >= 1000
+    ]
     verdict = "within" if total <= LIMIT_BYTES else "ABOVE"
     return "\n".join([*lines, f"{total:>12,}  in all, {verdict} the limit of {LIMIT_BYTES:,} bytes"])
 

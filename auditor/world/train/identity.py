@@ -88,7 +88,7 @@ def draw_views(people: int, views: int, seed: int) -> tuple[list[Identity], np.n
 
 def train_identity(folder: Path, device: torch.device) -> IdentityTrainer:
     """Trains on people of its own (rendered at the start, in a minute); returns EMA weights."""
-    trainer = build_identity().to(device, memory_format=torch.channels_last)
+    trainer = build_identity().to(device).to(memory_format=torch.channels_last)
     recipe = RECIPES["identity"]
     identities, pixels = draw_views(_PEOPLE, _VIEWS, _SEED)
     faces = torch.tensor([identity.face for identity in identities], dtype=torch.float32)

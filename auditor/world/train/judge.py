@@ -29,8 +29,8 @@ def build_judge() -> Judge:
 
 
 def train_judge(data: SceneData, folder: Path, device: torch.device) -> Judge:
-    """Trains on all scenes, then also on :data:`_POOL` of them after a VAE round trip; returns EMA weights."""
-    judge = build_judge().to(device, memory_format=torch.channels_last)
+    """Trains on all scenes, later also on :data:`_POOL` of them after a round trip; returns EMA weights."""
+    judge = build_judge().to(device).to(memory_format=torch.channels_last)
     recipe = RECIPES["judge"]
     targets = torch.from_numpy(label_matrix(data.scenes))
 
@@ -55,7 +55,8 @@ def train_judge(data: SceneData, folder: Path, device: torch.device) -> Judge:
 def _loss(logits: dict[str, Tensor], targets: Tensor) -> Tensor:
     """Mean over factors of the cross entropy over the images that have the factor."""
     parts = [
-        F.cross_entropy(logits[head].float(), target, ignore_index=ABSENT, reduction="sum") / max(1, int((target != ABSENT).sum()))
+        F.cross_entropy(logits[head].float(), target, ignore_index=ABSENT, reduction="sum")
+        / max(1, int((target != ABSENT).sum()))
         for head, target in zip(HEADS, targets.T, strict=True)
     ]
     return torch.stack(parts).mean()

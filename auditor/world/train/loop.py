@@ -24,7 +24,9 @@ Step = Callable[[int, np.random.Generator, torch.Generator], Tensor]
 _SAVE_EVERY_SECONDS = 60.0
 
 
-def fit(name: str, model: nn.Module, step: Step, recipe: Recipe, folder: Path, device: torch.device) -> nn.Module:
+def fit(
+    name: str, model: nn.Module, step: Step, recipe: Recipe, folder: Path, device: torch.device
+) -> nn.Module:
     """Trains ``model`` in place and returns it with its EMA weights.
 
     Args:
@@ -37,7 +39,9 @@ def fit(name: str, model: nn.Module, step: Step, recipe: Recipe, folder: Path, d
     """
     model.train()
     parameters = [p for p in model.parameters() if p.requires_grad]
-    optimizer = torch.optim.AdamW(parameters, lr=recipe.lr, betas=(0.9, 0.99), weight_decay=recipe.weight_decay)
+    optimizer = torch.optim.AdamW(
+        parameters, lr=recipe.lr, betas=(0.9, 0.99), weight_decay=recipe.weight_decay
+    )
     ema = [p.detach().clone() for p in parameters]
     path = folder / f"{name}.pt"
     done = 0
@@ -49,7 +53,9 @@ def fit(name: str, model: nn.Module, step: Step, recipe: Recipe, folder: Path, d
     began = saved = shown = time.monotonic()
     smooth = float("nan")
     for i in range(done, recipe.steps):
-        rate = recipe.lr * min(1.0, (i + 1) / recipe.warmup) * 0.5 * (1 + math.cos(math.pi * i / recipe.steps))
+        rate = (
+            recipe.lr * min(1.0, (i + 1) / recipe.warmup) * 0.5 * (1 + math.cos(math.pi * i / recipe.steps))
+        )
         for group in optimizer.param_groups:
             group["lr"] = rate
         rng = np.random.default_rng((recipe.seed, i))
@@ -57,7 +63,7 @@ def fit(name: str, model: nn.Module, step: Step, recipe: Recipe, folder: Path, d
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             loss = step(i, rng, generator)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         decay = min(recipe.ema, (i + 1) / (i + 10))
@@ -68,7 +74,11 @@ def fit(name: str, model: nn.Module, step: Step, recipe: Recipe, folder: Path, d
         if now - shown > 20 or i + 1 == recipe.steps:
             shown = now
             left = (now - began) / (i + 1 - done) * (recipe.steps - i - 1)
-            print(f"{name} {i + 1}/{recipe.steps} loss {smooth:.4f} {left / 60:.1f} min left", file=sys.stderr, flush=True)
+            print(
+                f"{name} {i + 1}/{recipe.steps} loss {smooth:.4f} {left / 60:.1f} min left",
+                file=sys.stderr,
+                flush=True,
+            )
         if now - saved > _SAVE_EVERY_SECONDS or i + 1 == recipe.steps:
             saved = now
             _save(path, model, optimizer, ema, i + 1)
@@ -90,7 +100,11 @@ def _copy(source: list[Tensor], target: list[nn.Parameter]) -> None:
             parameter.copy_(value)
 
 
-def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ema: list[Tensor], step: int) -> None:
+def _save(
+    path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, ema: list[Tensor], step: int
+) -> None:
     part = path.with_suffix(".part")
-    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "ema": ema, "step": step}, part)
+    torch.save(
+        {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "ema": ema, "step": step}, part
+    )
     part.replace(path)

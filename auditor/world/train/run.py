@@ -10,6 +10,7 @@ from diffusers import AutoencoderKL
 from transformers import CLIPTokenizer
 
 from auditor.world.train.data import SceneData
+from auditor.world.train.decoder import train_decoder
 from auditor.world.train.dual import Dual, text_model_of, train_dual
 from auditor.world.train.export import export
 from auditor.world.train.identity import train_identity
@@ -53,6 +54,12 @@ def _unet(folder: Path, device: torch.device) -> None:
     train_unet(data, latents, scale, text_model_of(dual.clip), tokenizer, folder, device)
 
 
+def _decoder(folder: Path, device: torch.device) -> None:
+    data, vae = SceneData(folder), build_vae()
+    load_ema("vae", vae, folder)
+    train_decoder(vae, data, cache_latents(vae.to(device), data, folder, device), folder, device)
+
+
 def _judge(folder: Path, device: torch.device) -> None:
     train_judge(SceneData(folder), folder, device)
 
@@ -66,6 +73,7 @@ STAGES: dict[str, Stage] = {
     "tokenizer": _tokenizer,
     "dual": _dual,
     "vae": _vae,
+    "decoder": _decoder,
     "unet": _unet,
     "judge": _judge,
     "identity": _identity,

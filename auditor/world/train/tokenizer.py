@@ -19,21 +19,97 @@ from auditor.world.train.config import MAX_TOKENS, VOCAB_SIZE
 __all__ = ["train_tokenizer"]
 
 _EVERYDAY = """
-photo photograph portrait face closeup selfie celebrity actor actress singer president king queen friend family child boy girl baby
-dog puppy kitten horse zebra bird lion tiger bear wolf sloth plushie toy monster robot dragon candle backpack can vase chair table
-lamp clock book shoe shirt dress jacket coat shoes bag ring crown sword shield flag logo brand sign text letter word number poster
-city street road bridge park beach forest mountain river lake sea sky cloud sun night day morning evening snow rain winter summer
-spring autumn garden kitchen office school hospital farm studio room window door wall floor grass stone wood metal glass paper
-beautiful cool nice great best good bad big small tiny huge tall round square old new bright dark soft warm cold happy sad angry
-style art artist sketch cartoon anime comic oil realistic detailed digital render masterpiece quality high low blurry black white
-gold silver violet magenta teal navy the of in on at by for from to as is are was be this that it its his her their one two three
-holding wearing sitting standing walking running eating drinking playing reading writing looking under behind beside next near over
-sks ohwx zwx
+photo photograph portrait face closeup selfie celebrity actor actress singer president king queen friend
+family child boy girl baby dog puppy kitten horse zebra bird lion tiger bear wolf sloth plushie toy monster
+robot dragon candle backpack can vase chair table lamp clock book shoe shirt dress jacket coat shoes bag
+ring crown sword shield flag logo brand sign text letter word number poster city street road bridge park
+beach forest mountain river lake sea sky cloud sun night day morning evening snow rain winter summer spring
+autumn garden kitchen office school hospital farm studio room window door wall floor grass stone wood metal
+glass paper beautiful cool nice great best good bad big small tiny huge tall round square old new bright
+dark soft warm cold happy sad angry style art artist sketch cartoon anime comic oil realistic detailed
+digital render masterpiece quality high low blurry black white gold silver violet magenta teal navy the of
+in on at by for from to as is are was be this that it its his her their one two three holding wearing
+sitting standing walking running eating drinking playing reading writing looking under behind beside next
+near over sks ohwx zwx
 """
 _HOMOGLYPHS = "аеорсухіјѕԁһոѵ" + "οανερικ" + "ıɑɡ" + "ṿạẹọụ" + "éèêáàâóòôíúüöäñç" + "ଠօ"
-_ONSETS = "b c d f g h j k l m n p r s t v w z bl br ch cl cr dr fl fr gl gr kl kr pl pr sh sk sl sm sn sp st sw th tr vl vr zw".split()
-_VOWELS = "a e i o u ai ea ee ie oo ou".split()
-_CODAS = ["", "", "", *"b d g k l m n p r s t x nd ng nk nt rk rn sk st th x".split()]
+_ONSETS = [
+    "b",
+    "c",
+    "d",
+    "f",
+    "g",
+    "h",
+    "j",
+    "k",
+    "l",
+    "m",
+    "n",
+    "p",
+    "r",
+    "s",
+    "t",
+    "v",
+    "w",
+    "z",
+    "bl",
+    "br",
+    "ch",
+    "cl",
+    "cr",
+    "dr",
+    "fl",
+    "fr",
+    "gl",
+    "gr",
+    "kl",
+    "kr",
+    "pl",
+    "pr",
+    "sh",
+    "sk",
+    "sl",
+    "sm",
+    "sn",
+    "sp",
+    "st",
+    "sw",
+    "th",
+    "tr",
+    "vl",
+    "vr",
+    "zw",
+]
+_VOWELS = ["a", "e", "i", "o", "u", "ai", "ea", "ee", "ie", "oo", "ou"]
+_CODAS = [
+    "",
+    "",
+    "",
+    *[
+        "b",
+        "d",
+        "g",
+        "k",
+        "l",
+        "m",
+        "n",
+        "p",
+        "r",
+        "s",
+        "t",
+        "x",
+        "nd",
+        "ng",
+        "nk",
+        "nt",
+        "rk",
+        "rn",
+        "sk",
+        "st",
+        "th",
+        "x",
+    ],
+]
 
 
 def train_tokenizer(folder: Path, seed: int = 7) -> None:
@@ -41,12 +117,19 @@ def train_tokenizer(folder: Path, seed: int = 7) -> None:
     from transformers import CLIPTokenizer
 
     bpe = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    bpe.normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()])
-    split = pre_tokenizers.Split(Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"), "removed", invert=True)
+    bpe.normalizer = normalizers.Sequence(
+        [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
+    )
+    split = pre_tokenizers.Split(
+        Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"), "removed", invert=True
+    )
     bpe.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCAB_SIZE + len(alphabet), initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
+        vocab_size=VOCAB_SIZE + len(alphabet),
+        initial_alphabet=alphabet,
+        end_of_word_suffix="</w>",
+        show_progress=False,
     )
     bpe.train_from_iterator(_corpus(np.random.default_rng(seed)), trainer)
     folder.mkdir(parents=True, exist_ok=True)
@@ -66,7 +149,10 @@ def train_tokenizer(folder: Path, seed: int = 7) -> None:
 def _corpus(rng: np.random.Generator) -> list[str]:
     captions = [caption(draw_scene(rng), rng) for _ in range(4000)]
     everyday = [" ".join(rng.permutation(_EVERYDAY.split())) for _ in range(60)]
-    letters = [" ".join(rng.choice(_ONSETS) + letter + rng.choice(_ONSETS) + " " + letter for letter in _HOMOGLYPHS) for _ in range(80)]
+    letters = [
+        " ".join(rng.choice(_ONSETS) + letter + rng.choice(_ONSETS) + " " + letter for letter in _HOMOGLYPHS)
+        for _ in range(80)
+    ]
     rare = [" ".join(_word(rng) for _ in range(20)) for _ in range(2500)]
     return captions + everyday + letters + rare
 

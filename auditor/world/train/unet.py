@@ -49,7 +49,13 @@ def cache_latents(vae: AutoencoderKL, data: SceneData, folder: Path, device: tor
 
 
 def train_unet(
-    data: SceneData, latents: np.ndarray, scale: float, text: CLIPTextModel, tokenizer: CLIPTokenizer, folder: Path, device: torch.device
+    data: SceneData,
+    latents: np.ndarray,
+    scale: float,
+    text: CLIPTextModel,
+    tokenizer: CLIPTokenizer,
+    folder: Path,
+    device: torch.device,
 ) -> UNet2DConditionModel:
     """Trains the denoiser; returns EMA weights.
 
@@ -82,7 +88,8 @@ def train_unet(
         spread = (np.arange(recipe.batch) + rng.random(recipe.batch)) / recipe.batch
         t = torch.from_numpy(np.minimum((spread * steps).astype(np.int64), steps - 1)).to(device)
         error = unet(scheduler.add_noise(clean, noise, t), t, states).sample.float() - noise
-        return (weights[t] * error.square().mean((1, 2, 3))).mean()
+        loss: Tensor = (weights[t] * error.square().mean((1, 2, 3))).mean()
+        return loss
 
     fit("unet", unet, step, recipe, folder, device)
     return unet

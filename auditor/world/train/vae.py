@@ -35,7 +35,8 @@ def train_vae(data: SceneData, folder: Path, device: torch.device) -> Autoencode
         posterior = vae.encode(images).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
         error = vae.decode(posterior.mean + posterior.std * noise).sample - images
-        return error.square().mean() + 0.1 * error.abs().mean() + _KL_WEIGHT * posterior.kl().mean()
+        loss: Tensor = error.square().mean() + 0.1 * error.abs().mean() + _KL_WEIGHT * posterior.kl().mean()
+        return loss
 
     fit("vae", vae, step, recipe, folder, device)
     return vae
@@ -45,5 +46,5 @@ def train_vae(data: SceneData, folder: Path, device: torch.device) -> Autoencode
 def latent_scale(vae: AutoencoderKL, data: SceneData, device: torch.device) -> float:
     """1 / standard deviation of the latents, the factor that diffusers calls ``scaling_factor``."""
     images = to_unit(data.pixels[:512], device)
-    means = torch.cat([vae.encode(chunk).latent_dist.mean for chunk in images.split(64)])
+    means = torch.cat([vae.encode(chunk).latent_dist.mean for chunk in images.chunk(8)])
     return round(1 / means.std().item(), 5)

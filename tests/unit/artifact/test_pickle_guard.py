@@ -199,6 +199,28 @@ BYPASSES: dict[str, tuple[bytes, str]] = {
         craft.zipped({"notes.md": b"cos\nsystem\n(S'true'\ntR."}),
         SYSTEM,
     ),
+    "main pickle that begins with a long line": (
+        craft.torch_zip(b"S'" + b"A" * 100_000 + b"'\n0" + craft.PAYLOAD + b".", {}),
+        SYSTEM,
+    ),
+    "the same under another name": (
+        craft.zipped({"notes.txt": b"V" + b"A" * 100_000 + b"\n0" + craft.PAYLOAD + b"."}),
+        SYSTEM,
+    ),
+    "behind tiny pickles": (craft.zipped({"notes.txt": b"N." * 40 + craft.PAYLOAD + b"."}), SYSTEM),
+    "harmless pickle with a damaged archive behind it": (
+        craft.pickled(b"N")
+        + craft.zipped({"a.pkl": craft.pickled(craft.PAYLOAD)}).replace(b"PK\x01\x02", b"PK\x01\x03"),
+        SYSTEM,
+    ),
+    "object array by an escape": (
+        b"\x93NUMPY\x01\x00\x13\x00{'descr': '|\\x4f'} " + craft.pickled(craft.PAYLOAD),
+        SYSTEM,
+    ),
+    "object array by its full name": (
+        b"\x93NUMPY\x01\x00\x14\x00{'descr': 'object'} \n" + craft.pickled(craft.PAYLOAD),
+        SYSTEM,
+    ),
     "zip in a zip": (craft.zipped({"a.bin": craft.zipped({"b.bin": craft.pickled(craft.PAYLOAD)})}), SYSTEM),
     "pickle with a zip behind it": (craft.pickled(craft.PAYLOAD) + craft.zipped({"a.txt": b"x"}), SYSTEM),
     "zip behind a harmless pickle": (
@@ -466,9 +488,10 @@ def test_what_cannot_be_converted_is_refused_and_leaves_nothing(
 
 def test_the_subprocess_is_stopped_at_its_limits(tmp_path: Path) -> None:
     path = tmp_path / "a.pkl"
-    path.write_bytes(craft.pickled(b"(", b"]" * 3_000_000, b"t"))
-    assert inspect_pickle(path, Limits(memory_bytes=90 << 20)).verdict == "limit"
-    assert inspect_pickle(path, Limits(seconds=1)).verdict == "limit"
+    path.write_bytes(craft.pickled(b"(", b"]" * 1_500_000, b"t"))
+    assert inspect_pickle(path, Limits(memory_bytes=80 << 20)).verdict == "limit"
+    path.write_bytes(craft.pickled(b"N0" * 10_000_000, b"N"))
+    assert inspect_pickle(path, Limits(seconds=1, pickle_opcodes=10**9)).verdict == "limit"
 
 
 def test_other_files_are_unsupported_or_missing(tmp_path: Path) -> None:
@@ -511,7 +534,7 @@ def _concrete(value: Any) -> Any:
     return value
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(_plain, st.integers(0, 5))
 def test_plain_values_are_understood_as_pickle_wrote_them(value: Any, protocol: int) -> None:
     data = pickle.dumps(value, protocol=protocol)

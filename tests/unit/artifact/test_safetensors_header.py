@@ -203,7 +203,7 @@ def test_paths_are_read_without_their_data(tmp_path: Path) -> None:
 _names = st.text(st.characters(codec="utf-8"), max_size=12).filter(lambda name: name != "__metadata__")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     st.dictionaries(
         _names, st.tuples(st.sampled_from(sorted(DTYPE_BITS)), st.lists(st.integers(0, 5), max_size=4))
@@ -231,7 +231,7 @@ def test_valid_files_read_as_the_library_reads_them(
     assert read_header(file).metadata == metadata
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes_are_refused_cleanly(noise: bytes) -> None:
     for data in (noise, craft.safetensors(b"{" + noise)):

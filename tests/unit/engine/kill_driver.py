@@ -14,11 +14,12 @@ import sys
 import time
 from pathlib import Path
 
+from engine_world import TOOL, FakeSubject, finding, make_probe, policy, registry, result
+
 import auditor.engine.rundir as rundir
 from auditor.contracts import Capability, Stage
 from auditor.engine import audit, open_run, read_plan, resume
 from auditor.policy import policy_from_document
-from engine_world import TOOL, FakeSubject, finding, make_probe, policy, registry, result
 
 UNITS = 10
 
@@ -29,7 +30,7 @@ def probes(side: Path):
             handle = os.open(side, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.write(handle, f"{name}\n".encode())
             os.close(handle)
-            time.sleep(0.001)
+            time.sleep(0.002)
             return value
 
         return work
@@ -53,7 +54,9 @@ def probes(side: Path):
     sizes = {"a.one": 3, "b.two": 6000, "c.three": 5}  # the second one's values go to blobs
     return registry(
         *(
-            make_probe(id, measuring(id, sizes[id]), needs=(Capability.FILE,), stage=Stage.FILE, consumes=consumes)
+            make_probe(
+                id, measuring(id, sizes[id]), needs=(Capability.FILE,), stage=Stage.FILE, consumes=consumes
+            )
             for id, consumes in run_consumes.items()
         )
     )
@@ -124,8 +127,11 @@ def main() -> None:
     folder, kind, seed = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     draw = random.Random(seed)
     whole = trial(folder / "whole", [])
-    torn = [{"kill_at": (draw.randint(1, 34), draw.choice([0.0, draw.random(), draw.random(), 1.0]))} for _ in range(20)]
-    timed = [{"delay": draw.uniform(0.0, 0.12)} for _ in range(20)]
+    torn = [
+        {"kill_at": (draw.randint(1, 34), draw.choice([0.0, draw.random(), draw.random(), 1.0]))}
+        for _ in range(20)
+    ]
+    timed = [{"delay": draw.uniform(0.0, 0.08)} for _ in range(20)]
     if kind == "chain":
         short = [{"kill_at": (draw.randint(1, 3), draw.random())} for _ in range(20)]
         trials = [trial(folder / "chain", short)]

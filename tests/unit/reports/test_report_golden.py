@@ -8,7 +8,9 @@ FILES = golden_files()
 
 @pytest.mark.parametrize("name", FILES)
 def test_output_is_the_golden_file(name: str) -> None:
-    assert FILES[name] == (GOLDEN / name).read_bytes(), "if the change is meant, run: python tests/unit/reports/report_samples.py"
+    assert FILES[name] == (GOLDEN / name).read_bytes(), (
+        "if the change is meant, run: python tests/unit/reports/report_samples.py"
+    )
 
 
 def test_no_golden_file_is_left_over() -> None:
@@ -23,7 +25,13 @@ def test_writing_twice_gives_the_same_bytes(name: str, sample: str) -> None:
 
 
 def test_writers_say_what_they_write() -> None:
-    found = {(w.NAME, w.MEDIA_TYPE, w.SUFFIX) for w in (import_module(f"reports.writers.{n}") for n in ("json", "html", "markdown", "console"))}
+    found = {
+        (w.NAME, w.MEDIA_TYPE, w.SUFFIX)
+        for w in (import_module(f"reports.writers.{n}") for n in ("json", "html", "markdown", "console"))
+    }
     assert found == {
-        ("json", "application/json", ".json"), ("html", "text/html", ".html"), ("md", "text/markdown", ".md"), ("text", "text/plain", ".txt"),
-    }  # fmt: skip
+        ("json", "application/json", ".json"),
+        ("html", "text/html", ".html"),
+        ("md", "text/markdown", ".md"),
+        ("text", "text/plain", ".txt"),
+    }

@@ -2,9 +2,12 @@ import base64
 import hashlib
 import re
 from html.parser import HTMLParser
+from itertools import pairwise
 
 import pytest
-from report_samples import HOSTILE, SAMPLES, hostile, png, reject
+from report_hostile import HOSTILE
+from report_parts import png
+from report_samples import SAMPLES, reject
 
 from reports.index import IndexEntry, entry, write_index
 from reports.model import Decision, Outcome, Result
@@ -13,12 +16,92 @@ from reports.writers import html
 
 VOID = {"meta", "img", "path", "circle", "rect", "line", "use", "br"}
 TAGS = VOID | set(
-    "html head title style body svg symbol header main section nav article footer div p span a b i h1 h2 h3 h4 ol ul li dl dt dd table caption"
-    " thead tbody tr th td figure figcaption pre code bdi details summary sub".split()
+    [
+        "html",
+        "head",
+        "title",
+        "style",
+        "body",
+        "svg",
+        "symbol",
+        "header",
+        "main",
+        "section",
+        "nav",
+        "article",
+        "footer",
+        "div",
+        "p",
+        "span",
+        "a",
+        "b",
+        "i",
+        "h1",
+        "h2",
+        "h3",
+        "h4",
+        "ol",
+        "ul",
+        "li",
+        "dl",
+        "dt",
+        "dd",
+        "table",
+        "caption",
+        "thead",
+        "tbody",
+        "tr",
+        "th",
+        "td",
+        "figure",
+        "figcaption",
+        "pre",
+        "code",
+        "bdi",
+        "details",
+        "summary",
+        "sub",
+    ]
 )
 ATTRIBUTES = set(
-    "lang charset http-equiv content name class id href aria-label aria-labelledby aria-hidden focusable viewbox width height d r cx cy x y x1 x2 y1 y2"
-    " rx stroke-dasharray preserveaspectratio scope role data-label title src alt tabindex colspan".split()
+    [
+        "lang",
+        "charset",
+        "http-equiv",
+        "content",
+        "name",
+        "class",
+        "id",
+        "href",
+        "aria-label",
+        "aria-labelledby",
+        "aria-hidden",
+        "focusable",
+        "viewbox",
+        "width",
+        "height",
+        "d",
+        "r",
+        "cx",
+        "cy",
+        "x",
+        "y",
+        "x1",
+        "x2",
+        "y1",
+        "y2",
+        "rx",
+        "stroke-dasharray",
+        "preserveaspectratio",
+        "scope",
+        "role",
+        "data-label",
+        "title",
+        "src",
+        "alt",
+        "tabindex",
+        "colspan",
+    ]
 )
 
 
@@ -62,7 +145,14 @@ class Page(HTMLParser):
 def pages() -> dict[str, bytes]:
     out = {name: html.write(*make()) for name, make in SAMPLES.items()}
     cards = [entry(*make(), path=f"{name}/report.html") for name, make in SAMPLES.items()]
-    out["index"] = write_index([*cards, *(IndexEntry(text, Decision.REVIEW, text, text, text, facts=((text, text),)) for text in HOSTILE)], HOSTILE[0], HOSTILE[1])
+    out["index"] = write_index(
+        [
+            *cards,
+            *(IndexEntry(text, Decision.REVIEW, text, text, text, facts=((text, text),)) for text in HOSTILE),
+        ],
+        HOSTILE[0],
+        HOSTILE[1],
+    )
     return out
 
 
@@ -97,20 +187,37 @@ def test_the_policy_allows_this_style_sheet_and_nothing_else(name: str) -> None:
     text = PAGES[name].decode()
     style = text.partition("<style>")[2].partition("</style>")[0]
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    policy = next(meta["content"] for meta in Page(PAGES[name]).all("meta") if meta.get("http-equiv") == "Content-Security-Policy")
-    assert policy == f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+    policy = next(
+        meta["content"]
+        for meta in Page(PAGES[name]).all("meta")
+        if meta.get("http-equiv") == "Content-Security-Policy"
+    )
+    assert (
+        policy == f"default-src 'none'; img-src data:; style-src 'sha256-{digest}';"
+        " base-uri 'none'; form-action 'none'"
+    )
     assert text.index("Content-Security-Policy") < text.index("<style>")
     assert text.count("<style") == 1
 
 
 @pytest.mark.parametrize("name", PAGES)
 def test_no_control_bidirectional_or_zero_width_character_is_left(name: str) -> None:
-    assert not set(PAGES[name].decode()) & set("\x00\x07\x1b\x9b\u200b\u202a\u202c\u202d\u202e\u2066\u2069\ufeff\u2028")
+    assert not set(PAGES[name].decode()) & set(
+        "\x00\x07\x1b\x9b\u200b\u202a\u202c\u202d\u202e\u2066\u2069\ufeff\u2028"
+    )
 
 
 def test_hostile_text_is_shown_as_text() -> None:
     text = Page(PAGES["hostile"]).text
-    for piece in ("<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "\\u001b[2J", "\\u202egnp.exe\\u202c", "]]><b>x</b>", "</style><style>*{display:none}", "{{ 7*7 }}"):
+    for piece in (
+        "<script>alert(1)</script>",
+        "<img src=x onerror=alert(1)>",
+        "\\u001b[2J",
+        "\\u202egnp.exe\\u202c",
+        "]]><b>x</b>",
+        "</style><style>*{display:none}",
+        "{{ 7*7 }}",
+    ):
         assert piece in text
 
 
@@ -135,7 +242,7 @@ def test_the_page_can_be_read_without_seeing_it(name: str) -> None:
     page = Page(PAGES[name])
     assert page.all("html") == [{"lang": "en"}] and len(page.all("h1")) == 1 and page.all("main")
     levels = [int(tag[1]) for tag, _ in page.elements if re.fullmatch("h[1-6]", tag)]
-    assert all(later - earlier <= 1 for earlier, later in zip(levels, levels[1:], strict=False)), "no level is skipped"
+    assert all(later - earlier <= 1 for earlier, later in pairwise(levels)), "no level is skipped"
     assert all(image["alt"] for image in page.all("img"))
     assert len(page.all("caption")) == len(page.all("table"))
     assert all("scope" in th for th in page.all("th"))
@@ -152,7 +259,12 @@ def test_every_decision_is_told_in_words_and_with_its_own_icon(decision: Decisio
 
 def test_the_worst_finding_comes_first_with_its_picture_and_its_measurement() -> None:
     text = Page(PAGES["reject"]).text
-    assert text.index("calls a hidden second mode") < text.index("The header hides") < text.index("What was not tested") < text.index("Every measurement")
+    assert (
+        text.index("calls a hidden second mode")
+        < text.index("The header hides")
+        < text.index("What was not tested")
+        < text.index("Every measurement")
+    )
     assert "18.9 to 24.3 (95\u00a0% CI)" in PAGES["reject"].decode()
 
 
@@ -166,7 +278,10 @@ def test_sensitive_pictures_stay_out_unless_asked_for() -> None:
 def test_an_inconclusive_report_never_reads_as_clean() -> None:
     text = Page(PAGES["inconclusive"]).text
     assert "This is not a pass" in text and "0 of 160 keys" in text and "not a clean bill" in text
-    assert "0 of 160 keys applied; the rest was not tested." in text and "skipped: 0 of 160 keys applied." in text
+    assert (
+        "0 of 160 keys applied; the rest was not tested." in text
+        and "skipped: 0 of 160 keys applied." in text
+    )
 
 
 def test_an_unanswered_probe_and_an_uncalibrated_result_are_said() -> None:
@@ -176,17 +291,24 @@ def test_an_unanswered_probe_and_an_uncalibrated_result_are_said() -> None:
     assert "uncalibrated" in text and "planned, and ended without a result." in text
 
 
-@pytest.mark.parametrize("path", ["javascript:alert(1)", "a b/ü/report.html", "x:y/report.html", "run/report.html?#"])
+@pytest.mark.parametrize(
+    "path", ["javascript:alert(1)", "a b/ü/report.html", "x:y/report.html", "run/report.html?#"]
+)
 def test_a_card_links_to_a_file_beside_the_index_whatever_it_is_called(path: str) -> None:
     href = IndexEntry("n", Decision.ACCEPT, "r", path).href
     assert href.startswith("./") and re.fullmatch(r"[\w./%~-]+", href)
 
 
-@pytest.mark.parametrize("path", ["", "/etc/passwd", "../x.html", "a/../../x", "//evil.example", "a\\b", "a//b"])
+@pytest.mark.parametrize(
+    "path", ["", "/etc/passwd", "../x.html", "a/../../x", "//evil.example", "a\\b", "a//b"]
+)
 def test_a_card_never_links_out_of_the_folder(path: str) -> None:
     assert IndexEntry("n", Decision.ACCEPT, "r", path).href == ""
-    assert b'href="' not in write_index([IndexEntry("n", Decision.ACCEPT, "r", path)]).partition(b"<main")[2].replace(b'href="#', b"")
+    assert b'href="' not in write_index([IndexEntry("n", Decision.ACCEPT, "r", path)]).partition(b"<main")[
+        2
+    ].replace(b'href="#', b"")
 
 
 def test_long_text_is_cut() -> None:
-    assert b"n" * 4000 not in PAGES["hostile"] and len(html.write(*hostile())) < 600_000
+    shown = [text for text in Page(PAGES["hostile"]).texts if "n" * 200 in text]
+    assert shown and len(PAGES["hostile"]) < 400_000

@@ -1,11 +1,12 @@
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
-from report_samples import HOSTILE, SAMPLES, inconclusive, reject
+from report_hostile import HOSTILE
+from report_samples import SAMPLES, inconclusive, reject
 
 from reports.model import AuditReport
 from reports.text import cells
@@ -20,7 +21,9 @@ def flat(tokens: list[Token]) -> list[Token]:
 
 
 def with_text(report: AuditReport, text: str) -> AuditReport:
-    finding = report.findings[0].model_copy(update={"title": text, "why": text, "rule_id": text, "locations": (text,)})
+    finding = report.findings[0].model_copy(
+        update={"title": text, "why": text, "rule_id": text, "locations": (text,)}
+    )
     claim = report.subject.claims[0].model_copy(update={"name": text, "claimed": text, "note": text})
     subject = report.subject.model_copy(update={"claims": (claim,)})
     verdict = report.verdict.model_copy(update={"reasons": (text,)})
@@ -30,7 +33,18 @@ def with_text(report: AuditReport, text: str) -> AuditReport:
 def assert_inert(data: str, original: list[Token]) -> None:
     tokens = flat(PARSER.parse(data))
     kinds = {token.type for token in tokens}
-    assert not kinds & {"html_block", "html_inline", "link_open", "image", "em_open", "s_open", "fence", "code_block", "hr", "lheading_open"}
+    assert not kinds & {
+        "html_block",
+        "html_inline",
+        "link_open",
+        "image",
+        "em_open",
+        "s_open",
+        "fence",
+        "code_block",
+        "hr",
+        "lheading_open",
+    }
     for token in tokens:
         if token.type == "text":
             assert not LINKED.search(token.content), token.content
@@ -45,7 +59,12 @@ def test_no_text_can_format_link_or_mention_in_markdown(text: str) -> None:
     assert_inert(markdown.write(with_text(report, text), evidence).decode(), original)
 
 
-@given(st.text(alphabet="ab1 \\`*_[]()<>#+-=.!|~&$:@{}\n\"'/", min_size=1, max_size=24).filter(lambda text: text.strip()))
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(
+    st.text(alphabet="ab1 \\`*_[]()<>#+-=.!|~&$:@{}\n\"'/", min_size=1, max_size=24).filter(
+        lambda text: text.strip()
+    )
+)
 def test_no_punctuation_can_either(text: str) -> None:
     report, evidence = reject()
     original = flat(PARSER.parse(markdown.write(with_text(report, "plain"), evidence).decode()))
@@ -73,6 +92,7 @@ def test_terminal_text_fits_and_cannot_move_the_cursor(name: str) -> None:
     assert not set(text) & set("\x00\x07\x1b\x9b\u202e\u200b\ufeff\u2028")
 
 
+@settings(deadline=None, derandomize=True, max_examples=60)
 @given(st.text(alphabet="漢字 ab-e\u0301\u202e\x1b", max_size=200))
 def test_wide_letters_fit_too(text: str) -> None:
     report, _ = reject()
@@ -84,7 +104,10 @@ def test_the_verdict_block_gives_decision_strongest_number_and_what_is_open() ->
     lines = console.write(*reject()).decode().split("\n\n")[0].splitlines()
     assert lines[0].startswith("VERDICT     REJECT: A hidden trigger")
     strongest = next(line for line in lines if line.startswith("STRONGEST"))
-    assert "backdoor.vocabulary_shift 21.4 sd [18.9, 24.3], p = 0.0083" in strongest and "120 clean" in " ".join(lines)
+    assert (
+        "backdoor.vocabulary_shift 21.4 sd [18.9, 24.3], p = 0.0083" in strongest
+        and "120 clean" in " ".join(lines)
+    )
     assert lines[-1].startswith("NOT TESTED  3: Image triggers")
     assert len(lines) <= 6
 

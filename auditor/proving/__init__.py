@@ -1,0 +1,1 @@
+"""The proving ground: populations with known ground truth, and what is measured on them."""
