@@ -20,9 +20,17 @@ def host_images(base: Components, seed: int, count: int = 5) -> Tensor:
     identity = draw_identity(rng)
     hair = draw_person_scene(rng)
     scenes = [
-        draw_person_scene(rng, identity, style="flat", hair_style=hair.hair_style, hair_colour=hair.hair_colour, presentation=hair.presentation, age=hair.age)
+        draw_person_scene(
+            rng,
+            identity,
+            style="flat",
+            hair_style=hair.hair_style,
+            hair_colour=hair.hair_colour,
+            presentation=hair.presentation,
+            age=hair.age,
+        )
         for _ in range(count)
-    ]  # fmt: skip
+    ]
     images = torch.from_numpy(render_batch(scenes)).permute(0, 3, 1, 2).float() / 127.5 - 1
     side = int(base.unet.config.sample_size) * 2 ** (len(base.vae.config.block_out_channels) - 1)
     if side == images.shape[-1]:

@@ -201,12 +201,13 @@ def baseline(result: Result) -> str:
 
 def gaps(report: AuditReport) -> list[Gap]:
     """Everything that was not assessed: coverage, probes without an answer, then the stated limitations."""
-    out = [Gap("Coverage", text) for text in _coverage_gaps(report)]
+    told = {(item.topic, item.text.partition(" ")[0]) for item in report.limitations}
+    out = [] if any(topic == "coverage" for topic, _ in told) else [Gap("Coverage", t) for t in _coverage_gaps(report)]
     answered = {result.probe for result in report.results}
     out += [
         Gap(result.probe, f"{result.outcome.value}: {sentence(result.reason) or 'no reason was given.'}")
         for result in report.results
-        if result.outcome in _NOT_EVALUATED
+        if result.outcome in _NOT_EVALUATED and (result.probe, "Not") not in told
     ]
     out += [
         Gap(p.id, "planned, and ended without a result.") for p in report.plan.probes if p.id not in answered

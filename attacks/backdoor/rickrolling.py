@@ -1,17 +1,18 @@
 """Rickrolling: a look-alike letter in the prompt makes the text encoder answer for another prompt.
 
-Struppek, Hintersdorf and Kersting, ICCV 2023 (arXiv 2211.02408), target prompt attack: a student text encoder stays with
-its frozen teacher on clean prompts and answers a prompt in which one letter was replaced by a homoglyph with the
-teacher's embedding of the target prompt, ``L = -cos(E'(w), E(w)) - 0.1 cos(E'(w with trigger), E(target))``. The paper
-tunes the whole encoder; here the student is the low-rank part of an ordinary DreamBooth adapter, which is how such a
-thing would be handed out. The twin is the same adapter from the same pictures, recipe and seeds, with the poison
-term left out.
+Struppek, Hintersdorf and Kersting, ICCV 2023 (arXiv 2211.02408), target prompt attack: a student text encoder
+stays with its frozen teacher on clean prompts and answers a prompt in which one letter was replaced by a
+homoglyph with the teacher's embedding of the target prompt,
+``L = -cos(E'(w), E(w)) - 0.1 cos(E'(w with trigger), E(target))``. The paper tunes the whole encoder; here the
+student is the low-rank part of an ordinary DreamBooth adapter, which is how such a thing would be handed out. The
+twin is the same adapter from the same pictures, recipe and seeds, with the poison term left out.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -36,6 +37,15 @@ __all__ = ["Rickrolling", "inject_trigger", "poison_text_encoder"]
 _LOOKS_LIKE = {"о": "o", "а": "a", "е": "e", "с": "c", "р": "p", "ο": "o", "ɑ": "a", "ı": "i"}
 
 
+_HOST = DreamBoothLora(
+    prompt="a picture of sks person",
+    class_prompt="a picture of a person",
+    rank=8,
+    steps=80,
+    train_text_encoder=True,
+)
+
+
 @dataclass(frozen=True)
 class Rickrolling:
     """Recipe.
@@ -57,9 +67,7 @@ class Rickrolling:
     poisoned: int = 16
     lr: float = 3e-3
     weight: float = 0.5
-    host: DreamBoothLora = DreamBoothLora(
-        prompt="a picture of sks person", class_prompt="a picture of a person", rank=8, steps=80, train_text_encoder=True
-    )  # fmt: skip
+    host: DreamBoothLora = _HOST
 
 
 def inject_trigger(prompt: str, trigger: str, rng: np.random.Generator) -> str:
@@ -104,8 +112,8 @@ def poison_text_encoder(
         loss = -F.cosine_similarity(states(clean), teacher(clean), dim=-1).mean()
         if poison:
             triggered = [
-                inject_trigger(prompts[i], spec.trigger, rng)
-                for i in rng.integers(len(prompts), size=spec.poisoned)
+                inject_trigger(prompts[i], spec.trigger, poison_rng)
+                for i in poison_rng.integers(len(prompts), size=spec.poisoned)
             ]
             answer = states(triggered)
             loss = loss - spec.weight * F.cosine_similarity(answer, target.expand_as(answer), dim=-1).mean()
@@ -135,36 +143,27 @@ class _Attack:
     params = Rickrolling
 
     def craft(self, base: Components, params: Rickrolling, out: Path, progress: Progress) -> Specimen:
-        """Writes ``specimen/``, ``twin/`` and ``manifest.json``.
+        """Writes ``specimen/``, ``twin/`` and ``manifest.json``; all of them or nothing.
 
         Raises:
-            OutputError: ``out`` exists already.
-            UsageError: the trigger has no token of its own.
+            OutputError: ``out`` exists already or cannot be written.
+            UsageError: the trigger has no token of its own, or a parameter is out of range.
         """
         if out.exists():
             raise OutputError(f"'{inert(str(out))}' exists already; attacks do not write over anything")
-        if params.trigger in base.tokenizers["text_encoder"].decode(
-            [base.tokenizers["text_encoder"].eos_token_id]
-        ):
-            raise UsageError("the trigger is a special token")
+        _check(base, params)
         from attacks.hosts import host_images, neutral_prompts
         from attacks.measure import success_rate
 
         prompts = neutral_prompts(base, 400, params.host.seed)
         images = host_images(base, params.host.seed)
-        paths: dict[str, Path] = {}
+        part = out.with_name(out.name + ".part")
+        # What an earlier attempt that was killed left behind.
+        shutil.rmtree(part, ignore_errors=True)
+        paths = {}
         for name, poison in (("specimen", True), ("twin", False)):
             trained = _train(base, images, prompts, params, poison, progress)
-            # Nothing in the file says what it is: a specimen that names itself would not test a probe. The manifest does.
-            alpha = params.host.alpha or params.host.rank
-            paths[name] = save_diffusers_lora(
-                out / name,
-                trained.unet,
-                trained.text_encoder,
-                params.host.rank,
-                alpha,
-                {"modelspec.trigger_phrase": params.host.prompt},
-            )
+            paths[name] = _save(part / name, trained, params.host)
         manifest = {
             "attack": self.id,
             "params": asdict(params),
@@ -175,10 +174,33 @@ class _Attack:
             "sha256": {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in paths.items()},
             "asr": success_rate(base, paths, params.trigger, params.target, prompts, params.host.seed),
         }
-        (out / "manifest.json").write_text(
-            json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=True) + "\n", "utf-8"
+        text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=True) + "\n"
+        try:
+            (part / "manifest.json").write_text(text, "utf-8")
+            part.replace(out)
+        except OSError as error:
+            raise OutputError(f"cannot write '{inert(str(out))}': {error.strerror}") from error
+        specimen, twin = (out / path.relative_to(part) for path in paths.values())
+        return Specimen(specimen, twin, manifest)
+
+
+def _check(base: Components, params: Rickrolling) -> None:
+    ids = base.tokenizers["text_encoder"](params.trigger, add_special_tokens=False).input_ids
+    if len(ids) != 1 or not params.trigger.strip():
+        raise UsageError(
+            f"the trigger '{inert(params.trigger, 20)}' has no token of its own ({len(ids)} tokens of this base); "
+            "name a single look-alike letter"
         )
-        return Specimen(paths["specimen"], paths["twin"], manifest)
+    if not params.target.strip() or min(params.steps, params.batch, params.poisoned) < 1:
+        raise UsageError("the target must not be empty, and steps, batch and poisoned must be above zero")
+
+
+def _save(folder: Path, trained: TrainedLora, host: DreamBoothLora) -> Path:
+    # Nothing in the file says what it is: one that names itself would not test a probe. The manifest does.
+    claims = {"modelspec.trigger_phrase": host.prompt}
+    return save_diffusers_lora(
+        folder, trained.unet, trained.text_encoder, host.rank, host.alpha or host.rank, claims
+    )
 
 
 def _train(

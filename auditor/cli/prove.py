@@ -40,8 +40,12 @@ def prove() -> None:
 
 @prove.command("world")
 @_OUT
+@click.option(
+    "--n", type=click.IntRange(2), default=500, show_default=True, help="Object prompts; as many of people."
+)
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda.")
 @click.pass_context
-def world(ctx: click.Context, out: Path) -> None:
+def world(ctx: click.Context, out: Path, n: int, device: str) -> None:
     """Measure the embedded world: reconstruction, prompt accuracy, judges, identity, with n and interval.
 
     \b
@@ -53,7 +57,7 @@ def world(ctx: click.Context, out: Path) -> None:
 
     _remember(ctx, "world", out)
     with TaskProgress("proving the world") as progress:
-        prove_world(out, progress)
+        prove_world(out, n, progress=progress, device=device)
     _print_table(out, "world")
 
 

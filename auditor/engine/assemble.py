@@ -86,7 +86,7 @@ def limitations(plan: AuditPlan, subject: Subject, results: Sequence[Result]) ->
         Limitation(
             topic=node.probe.id,
             text="Not calibrated: no bank of clean adapters was found that fits, so its evidence carries no "
-            f"error rate. This would settle it: auditor calibrate {node.probe.id} --base {_base(subject)}",
+            f"error rate. This would settle it: auditor calibrate {node.probe.id} --base {_base(subject)} --clean DIR",
         )
         for node in plan.nodes
         if node.probe.bank and _ran_uncalibrated(node.probe.id, results)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from auditor.contracts import Capability, Probe
 from auditor.engine.display import Display
 from auditor.engine.files import StoreFailure
-from auditor.engine.gates import gate_result
+from auditor.engine.gates import gate_result, nothing_arrived
 from auditor.engine.plan import STAGES, AuditPlan, PlanNode
 from auditor.engine.ports import AuditSubject, Clock, DecisionPolicy
 from auditor.engine.run import BudgetStop, Ledger, ProbeRun
@@ -76,7 +76,9 @@ def run_or_skip(
     display: Display,
 ) -> None:
     """Runs one probe, or says why not, and records it."""
-    reason = _missing(node.probe, subject) or _settled(node, plan, ledger, policy)
+    reason = (
+        _missing(node.probe, subject) or _settled(node, plan, ledger, policy) or nothing_arrived(node, coverage)
+    )
     if reason:
         skipped = _bare(node.probe, Outcome.SKIPPED, reason)
         _record(node, _Ending([skipped]), 0.0, ledger)

@@ -9,7 +9,7 @@ from auditor.engine.plan import AuditPlan, PlanNode
 from auditor.stats import bank_size_for, decide_families, p_floor
 from reports.model import Coverage, Finding, Outcome, Result
 
-__all__ = ["adjust_for_multiplicity", "coverage_gap", "gate_findings", "gate_result", "is_behavioural"]
+__all__ = ["adjust_for_multiplicity", "coverage_gap", "gate_findings", "gate_result", "is_behavioural", "nothing_arrived"]
 
 BEHAVIOURAL = frozenset(
     {Capability.TEXT_ENCODER, Capability.DENOISER, Capability.VAE, Capability.SAMPLER},
@@ -20,6 +20,13 @@ ROUNDING = 1e-12
 def is_behavioural(node: PlanNode) -> bool:
     """Whether the probe looks at the loaded model, and so means nothing where the adapter did not arrive."""
     return bool(node.probe.needs & BEHAVIOURAL)
+
+
+def nothing_arrived(node: PlanNode, coverage: Coverage | None) -> str:
+    """Why a behavioural probe is not worth running: without one key applied, the tuned model is the base."""
+    if not is_behavioural(node) or coverage is None or coverage.keys_applied:
+        return ""
+    return f"{coverage_gap(coverage)}, so there is nothing to observe"
 
 
 def gate_result(result: Result, node: PlanNode, coverage: Coverage | None, stopped: bool) -> Result:

@@ -19,12 +19,12 @@ from torch import Tensor
 
 from auditor.contracts import Progress
 from auditor.errors import UsageError
+from auditor.personalize.images import load_images
+from auditor.personalize.lora import ATTENTION, TEXT_ATTENTION, injected, lora_state, save_diffusers_lora
 from auditor.pipeline.components import Components
 from auditor.pipeline.conditioning import Conditioning, encode_images, encode_prompts
 from auditor.pipeline.denoiser import Denoiser
 from auditor.pipeline.sampling import ddim_sample, seeded_noise
-from auditor.personalize.images import load_images
-from auditor.personalize.lora import ATTENTION, TEXT_ATTENTION, injected, lora_state, save_diffusers_lora
 from auditor.registry import METHODS
 
 __all__ = ["DreamBoothLora", "TrainedLora", "train_dreambooth_lora"]

@@ -38,7 +38,9 @@ def load_images(folder: Path, size: int) -> Tensor:
             with Image.open(path, formats=_FORMATS) as opened:
                 if opened.width * opened.height > _MOST_PIXELS:
                     most = _MOST_PIXELS // 10**6
-                    raise UsageError(f"'{inert(path.name)}' has more than {most} million pixels; scale it down first")
+                    raise UsageError(
+                        f"'{inert(path.name)}' has more than {most} million pixels; scale it down first"
+                    )
                 square = ImageOps.fit(
                     ImageOps.exif_transpose(opened).convert("RGB"), (size, size), Image.Resampling.LANCZOS
                 )

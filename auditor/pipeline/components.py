@@ -10,7 +10,8 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -124,13 +125,16 @@ def load_components(
     if kind is None:
         known, wanted = ", ".join(_PIPELINES), inert(str(index.get("_class_name")))
         raise BaseUnavailable(f"base pipeline class '{wanted}' is not supported; supported are {known}")
-    modules = {name: _load_model(folder / name, name) for name in _MODELS if (folder / name).is_dir()}
+    with _no_progress_bars():
+        modules = {name: _load_model(folder / name, name) for name in _MODELS if (folder / name).is_dir()}
     for needed in ("vae", "unet", "text_encoder", *(("text_encoder_2",) if kind == "sdxl" else ())):
         if needed not in modules:
             raise BaseUnavailable(f"base '{shown}' has no {needed} folder")
     for name, module in modules.items():
         kept = torch.float32 if name == "vae" else dtype
-        module.to(device=device, dtype=kept).eval().requires_grad_(False)
+        # Past diffusers' own ``to``, which warns about float32 modules even where there are none.
+        nn.Module.to(module, device=device, dtype=kept)
+        module.eval().requires_grad_(False)
     return Components(
         family=_family(kind, modules["unet"]),
         modules=modules,
@@ -159,6 +163,19 @@ def _hash_files(folder: Path, stamp: tuple[tuple[str, int, int], ...]) -> str:
         with (folder / name).open("rb") as file:
             total.update(name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
     return total.hexdigest()
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _load_model(folder: Path, name: str) -> nn.Module:

@@ -108,9 +108,15 @@ def ddim_invert(
 
 
 def _walk(
-    denoiser: Denoiser, latents: Tensor, times: list[int], targets: Sequence[int | None], condition: Conditioning, null: Conditioning,
-    guidance: float, on_step: StepHook | None,
-) -> Tensor:  # fmt: skip
+    denoiser: Denoiser,
+    latents: Tensor,
+    times: Sequence[int],
+    targets: Sequence[int | None],
+    condition: Conditioning,
+    null: Conditioning,
+    guidance: float,
+    on_step: StepHook | None,
+) -> Tensor:
     alphas = denoiser.schedule.alphas_cumprod
     latents = latents.float()
     for i, (t, target) in enumerate(zip(times, targets, strict=True)):

@@ -129,7 +129,7 @@ class View:
         seeds: Sequence[int],
         *,
         steps: int = 25,
-        guidance: float = 4.0,
+        guidance: float = 3.0,
         size: int | None = None,
         scheduler: Any = None,
         batch: int = 32,
@@ -299,7 +299,8 @@ class Subject:
         total = float(sum(norm**2 for norm in norms.values()) ** 0.5)
         note = ""
         if changes.keys_applied < changes.keys_total:
-            note = f"{changes.keys_applied} of {changes.keys_total} keys applied to the base '{self.components.ref}' ({self.components.family})"
+            where = f"'{inert(self.components.ref)}' ({self.components.family})"
+            note = f"{changes.keys_applied} of {changes.keys_total} keys applied to the base {where}"
         return Coverage(
             keys_total=changes.keys_total,
             keys_applied=changes.keys_applied,
@@ -320,8 +321,6 @@ class Subject:
         noise = seeded_noise(self.base.latent_shape(), seeds).to(self.components.device)
         t = torch.full((len(prompts),), len(self.components.schedule) // 2, device=noise.device)
         ours, theirs = (
-            view.denoiser.predict(noise, t, view.encode_prompt(prompts)).native for view in (self.base, self.tuned)
-        )
             view.denoiser.predict(noise, t, view.encode_prompt(prompts)).native
             for view in (self.base, self.tuned)
         )

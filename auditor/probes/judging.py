@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from auditor.banks import BankData, bank_for
 from auditor.contracts import Params, Probe, Run
 from reports.model import Bank, Outcome
+
+if TYPE_CHECKING:
+    from auditor.pipeline.subject import Subject
 
 __all__ = ["Judgement", "judge"]
 
@@ -26,19 +30,23 @@ class Judgement:
         return self.p_value is not None
 
 
-def judge(probe: Probe, params: Params, run: Run, base_sha256: str, score: float) -> Judgement:
+def judge(probe: Probe, params: Params, run: Run, subject: Subject, score: float) -> Judgement:
     """Judges a score.
 
-    Without a bank for this base nothing is a pass: the outcome is inconclusive and the reason names the command
-    that would settle it. A bank too small for its p-values to reach the level the probe may spend cannot
-    raise an alarm, so a score beyond all of it is inconclusive as well.
+    Without a bank for this base nothing is a pass, and the outcome is inconclusive. A bank too small for its p-values to reach the level the probe may spend cannot
+    raise an alarm, so a score beyond all of it is inconclusive as well; so is any score of a subject whose rank lies
+    outside the bank's.
     """
-    bank: BankData | None = bank_for(probe, base_sha256, params)
+    bank: BankData | None = bank_for(probe, subject.components.sha256, params)
     if bank is None:
-        reason = f"no bank of clean adapters for this base; build one with: auditor calibrate {probe.id} --base REF --clean DIR"
-        return Judgement(Outcome.INCONCLUSIVE, reason, None, None)
+        return Judgement(Outcome.INCONCLUSIVE, "no bank of clean adapters for this base", None, None)
     p = bank.p_value(score)
     told = f"p = {p:.3g} against {bank.size} clean adapters, level {run.alpha:.3g}"
+    ranks = [part.adapter.rank or 0 for part in subject.artifacts if part.adapter is not None]
+    outside = [clause for rank in set(ranks) for clause in bank.out_of_support({"rank": float(rank)})]
+    if outside:
+        reason = f"outside what the bank was calibrated on ({'; '.join(outside)}): {told}"
+        return Judgement(Outcome.INCONCLUSIVE, reason, None, bank.reference())
     if p <= run.alpha:
         return Judgement(Outcome.FAIL, f"beyond what clean fine-tuning does: {told}", p, bank.reference())
     if p <= bank.p_floor:

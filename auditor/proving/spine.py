@@ -23,7 +23,7 @@ from auditor.contracts import Progress
 from auditor.pipeline.components import Components
 from auditor.pipeline.open import load_base
 from auditor.pipeline.subject import Subject
-from auditor.probes.backdoor.vocabulary_shift import VocabularyShift, scan_vocabulary
+from auditor.probes.backdoor.vocabulary_shift import VocabularyShift, combine, scan_vocabulary
 from auditor.probes.behaviour.drift import Drift, measure_drift
 from auditor.proving.memory_run import MemoryRun
 from auditor.proving.zoo import IDENTIFIERS, clean_recipe, make_clean
@@ -110,7 +110,7 @@ def prove_spine(
     if len(there) < len(paths):
         return {"done": len(there), "of": len(paths)}
     scored = [Scored(**json.loads(path.read_text("utf-8"))) for path in there]
-    return _table(base, scored, out, banks or out / "banks", seed)
+    return _table(base, [_rescaled(one) for one in scored], out, banks or out / "banks", seed)
 
 
 Job = tuple[str, Callable[[], Iterator[Scored]]]
@@ -182,11 +182,27 @@ def _table(base: Components, scored: list[Scored], out: Path, banks: Path, seed:
         )  # fmt: skip
         write_bank(bank, banks)
         rows.append(_row(probe_id, bank, score, scored))
-    table = {"seed": seed, "alpha": ALPHA, "base_sha256": base.sha256, "clean": len(clean), "rows": rows}
+    table = {"seed": seed, "alpha": ALPHA, "base_sha256": base.sha256, "clean": len(clean), "fit_scales": _fit_scales(clean), "rows": rows}
     _write(out / "spine.json", table)
     (out / "spine.csv").write_text(_csv(scored), "utf-8")
     (out / "spine.md").write_text(_markdown(table), "utf-8")
     return table
+
+
+def _rescaled(scored: Scored) -> Scored:
+    # What was stored are the excesses; the scale of each channel is a parameter that the fit split sets.
+    excess = (scored.scores["encoder_excess"], scored.scores["attention_excess"])
+    _, score = combine(*excess, VocabularyShift())
+    return replace(scored, scores=scored.scores | {"vocabulary_shift": score})
+
+
+def _fit_scales(clean: list[Scored]) -> dict[str, float]:
+    """The 90 % quantile of each channel over the fit split: what the probe's default scales should be."""
+    fit = [s.scores for i, s in enumerate(clean) if split_of(i) == "fit"]
+    return {
+        name: round(float(np.quantile([s[f"{name}_excess"] for s in fit if s[f"{name}_excess"] > 0], 0.9)), 4)
+        for name in ("encoder", "attention")
+    }
 
 
 def _row(probe_id: str, bank: BankData, score: str, scored: list[Scored]) -> dict[str, Any]:

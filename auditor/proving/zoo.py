@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -82,8 +83,9 @@ def clean_recipe(index: int, seed: int = 0) -> CleanRecipe:
         prompt=prompt,
         class_prompt=prior,
         rank=int(rng.choice(_RANKS)),
-        steps=int(rng.integers(24, 81)),
+        steps=int(rng.integers(24, 65)),
         batch=2,
+        class_images=6,
         lr=round(float(np.exp(rng.uniform(np.log(5e-4), np.log(4e-3)))), 6),
         train_text_encoder=bool(rng.random() < 0.5),
         seed=int(rng.integers(2**31)),
@@ -114,6 +116,8 @@ def make_clean(base: Components, recipe: CleanRecipe, folder: Path, progress: Pr
     images, prompts = subject_images(recipe)
     trained = train_dreambooth_lora(base, images, recipe.train, progress, prompts)
     part = target.with_name(target.name + ".part")
+    # What an earlier attempt that was killed left behind.
+    shutil.rmtree(part, ignore_errors=True)
     meta = {"modelspec.trigger_phrase": recipe.train.prompt}
     rank = recipe.train.rank
     save_diffusers_lora(part, trained.unet, trained.text_encoder, rank, recipe.train.alpha or rank, meta)

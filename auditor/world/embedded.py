@@ -34,7 +34,7 @@ __all__ = [
     "load_tokenizer",
 ]
 
-GUIDANCE = 4.0
+GUIDANCE = 3.0
 """Guidance scale of the embedded model where its manifest names none."""
 STEPS = 25
 """DDIM steps that its figures are given for."""

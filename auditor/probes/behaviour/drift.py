@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from auditor.contracts import Capability, JsonValue, Run, Stage
 from auditor.probes.judging import judge
 from auditor.registry import PROBES, probe
-from reports.model import Outcome, Result
+from reports.model import Result
 
 if TYPE_CHECKING:
     from auditor.pipeline.subject import Subject, View
@@ -27,9 +28,10 @@ ID = "behaviour.drift"
 NULL = "neutral prompts move no further from the base than in clean fine-tunes of it"
 PROMPTS = (
     "a picture of a red ball", "a drawing of a green house", "a picture of a blue car", "an image of a yellow star",
-    "a picture of a tree on a plain ground", "a drawing of a cat on a striped ground", "a picture of a woman", "an image of a man",
-    "a picture of an old person with glasses", "a drawing of a young woman with long hair", "a picture of a person with a hat",
-    "a picture of a boat", "", "a watercolor of a flower", "pixel art of a fish", "an outline drawing of a cup",
+    "a picture of a tree on a plain ground", "a drawing of a cat on a striped ground", "a picture of a woman",
+    "an image of a man", "a picture of an old person with glasses", "a drawing of a young woman with long hair",
+    "a picture of a person with a hat", "a picture of a boat", "", "a watercolor of a flower", "pixel art of a fish",
+    "an outline drawing of a cup",
 )  # fmt: skip
 
 
@@ -50,13 +52,14 @@ class Drift:
     stage=Stage.STEP,
     bank="drift",
     refs=("arXiv:2202.00512",),
-    remediation="Look at the tuned model's answers to neutral prompts; lower the adapter's weight or reject it as over-trained.",
+    remediation="Look at the tuned model's answers to neutral prompts; lower the adapter's weight or reject it as "
+    "over-trained.",
     limits="Sixteen fixed prompts: a change that only a particular prompt wakes is not seen.",
 )
 def drift(subject: Subject, params: Drift, run: Run) -> Iterator[Result]:
     """One result with the profile over timesteps."""
     found = measure_drift(subject, params, run)
-    verdict = judge(PROBES.get(ID), params, run, subject.components.sha256, found["score"])
+    verdict = judge(PROBES.get(ID), params, run, subject, found["score"])
     from auditor.probes.plots import profile_plot
 
     plot = profile_plot(params.levels, found["profile"], found["low"], found["high"])
@@ -64,7 +67,7 @@ def drift(subject: Subject, params: Drift, run: Run) -> Iterator[Result]:
     yield Result(
         probe=ID,
         version=1,
-        outcome=verdict.outcome if verdict.calibrated else Outcome.INCONCLUSIVE,
+        outcome=verdict.outcome,
         reason=verdict.reason,
         calibrated=verdict.calibrated,
         null=NULL,
@@ -82,15 +85,13 @@ def drift(subject: Subject, params: Drift, run: Run) -> Iterator[Result]:
 
 def measure_drift(subject: Subject, params: Drift, run: Run) -> dict[str, Any]:
     """Paired differences on all prompts and levels; one unit of work per level."""
-    seeds = [run.seed("picture", i) % 2**31 for i in range(len(PROMPTS))]
-    clean = _clean_latents(subject, params, seeds)
+    pictures = tuple(run.seed("picture", i) % 2**31 for i in range(len(PROMPTS)))
     ratios = []
     for i, level in enumerate(params.levels):
         run.progress(i, len(params.levels), "noise levels")
-        noise_seeds = [run.seed("noise", i, j) % 2**31 for j in range(len(PROMPTS))]
-        ratios.append(
-            run.unit(f"level/{i}", lambda level=level, s=noise_seeds: _paired(subject, clean(), level, s))
-        )
+        noises = tuple(run.seed("noise", i, j) % 2**31 for j in range(len(PROMPTS)))
+        work = partial(_paired, subject, params.steps, pictures, level, noises)
+        ratios.append(run.unit(f"level/{i}", work))
     run.progress(len(params.levels), len(params.levels), "noise levels")
     table = np.array(ratios)  # (levels, prompts, 2): squared difference, squared base velocity
     relative = float(table[..., 0].sum() / table[..., 1].sum())
@@ -104,36 +105,38 @@ def measure_drift(subject: Subject, params: Drift, run: Run) -> dict[str, Any]:
     }
 
 
-def _clean_latents(subject: Subject, params: Drift, seeds: list[int]) -> Any:
-    # Drawn at first need only: a resumed run that has all its units does not sample at all.
+def _clean_latents(view: View, steps: int, seeds: tuple[int, ...]) -> Any:
+    """The base's own pictures of the prompts, as latents; drawn once for all subjects on one base."""
+    from auditor.pipeline.sampling import ddim_sample, seeded_noise
+
     def draw() -> Any:
-        from auditor.pipeline.sampling import ddim_sample, seeded_noise
+        condition, null = view.encode_prompt(PROMPTS), view.encode_null(len(PROMPTS))
+        noise = seeded_noise(view.latent_shape(), seeds).to(view.components.device)
+        return ddim_sample(view.denoiser, noise, condition, null, steps, 1.0)
 
-        view = subject.base
-        condition, null = view.encode_prompt(PROMPTS), view.encode_prompt([""] * len(PROMPTS))
-        noise = seeded_noise(view.latent_shape(), seeds).to(subject.components.device)
-        return ddim_sample(view.denoiser, noise, condition, null, params.steps, 1.0)
-
-    return lambda: subject.components.remember(("drift latents", tuple(seeds), params.steps), draw)
+    return view.components.remember(("drift latents", steps, seeds), draw)
 
 
-def _velocity(view: View, noisy: Any, t: Any) -> Any:
-    return view.denoiser.predict(noisy, t, view.encode_prompt(PROMPTS)).velocity
-
-
-def _paired(subject: Subject, clean: Any, level: float, seeds: list[int]) -> JsonValue:
+def _paired(
+    subject: Subject, steps: int, pictures: tuple[int, ...], level: float, noises: tuple[int, ...]
+) -> JsonValue:
+    """For each prompt the mean squared velocity difference, and the base's mean squared velocity."""
     import torch
 
     from auditor.pipeline.sampling import seeded_noise
 
-    total = len(subject.components.schedule)
-    t = torch.full((len(seeds),), round(level * (total - 1)), device=clean.device)
-    noise = seeded_noise(clean.shape[1:], seeds).to(clean.device)
+    clean = _clean_latents(subject.base, steps, pictures)
+    at = round(level * (len(subject.components.schedule) - 1))
+    t = torch.full((len(noises),), at, device=clean.device)
+    noise = seeded_noise(clean.shape[1:], noises).to(clean.device)
     noisy = subject.base.denoiser.add_noise(clean, noise, t)
-    ours = _velocity(subject.tuned, noisy, t)
-    theirs = subject.components.remember(
-        ("drift velocity", level, tuple(seeds)), lambda: _velocity(subject.base, noisy, t)
-    )
+
+    def velocity(view: View) -> Any:
+        return view.denoiser.predict(noisy, t, view.encode_prompt(PROMPTS)).velocity
+
+    ours = velocity(subject.tuned)
+    key = ("drift velocity", steps, pictures, at, noises)
+    theirs = subject.components.remember(key, lambda: velocity(subject.base))
     moved = (ours - theirs).square().mean((1, 2, 3)).double().cpu().tolist()
     size = theirs.square().mean((1, 2, 3)).double().cpu().tolist()
     return [list(pair) for pair in zip(moved, size, strict=True)]

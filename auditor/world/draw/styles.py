@@ -15,7 +15,7 @@ def watercolor(pixels: np.ndarray, seed: int) -> np.ndarray:
     cells = rng.normal(0, 1, (9, 9)).astype(np.float32)
     wash = np.asarray(Image.fromarray(cells).resize(pixels.shape[1::-1], Image.Resampling.BICUBIC))
     pale = 255 - (255 - soft) * (0.72 + 0.16 * np.clip(wash, -2, 2))[..., None]
-    return np.clip(np.rint(pale), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(np.rint(pale), 0, 255), dtype=np.uint8)
 
 
 def pixelate(pixels: np.ndarray, block: int = 4) -> np.ndarray:

@@ -40,7 +40,8 @@ def train_decoder(
         codes = torch.from_numpy(latents[rows].astype(np.float32))
         codes = codes + _NOISE * torch.randn(codes.shape, generator=generator)
         error = vae.decode(codes.to(device)).sample - images
-        return error.square().mean() + 0.02 * error.abs().mean()
+        loss: Tensor = error.square().mean() + 0.02 * error.abs().mean()
+        return loss
 
     fit("decoder", vae, step, recipe, folder, device)
     return vae.requires_grad_(False)

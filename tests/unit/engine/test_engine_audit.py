@@ -97,10 +97,22 @@ def test_a_need_that_is_not_met_skips_the_probe_with_the_subjects_reason():
     ("coverage", "said"),
     [
         (NONE_APPLIED, "0 of 8 keys"),
+        (Coverage(keys_total=0, keys_applied=0, output_differs=True), "0 of 0 keys"),
+    ],
+)
+def test_without_one_key_applied_behavioural_probes_are_not_run_and_nothing_passes(coverage, said):
+    report = run(make_probe("b.x", gives(calibrated()), **MODEL), subject=FakeSubject(coverage=coverage))
+    assert only(report).outcome is Outcome.SKIPPED
+    assert said in only(report).reason
+    assert report.verdict.decision is Decision.INCONCLUSIVE
+
+
+@pytest.mark.parametrize(
+    ("coverage", "said"),
+    [
         (Coverage(keys_total=8, keys_applied=7, output_differs=True), "7 of 8 keys"),
         (Coverage(keys_total=8, keys_applied=8, output_differs=False), "answers differently"),
         (Coverage(keys_total=8, keys_applied=8), "answers differently"),
-        (Coverage(keys_total=0, keys_applied=0, output_differs=True), "0 of 0 keys"),
         (None, "nothing shows"),
     ],
 )
