@@ -132,7 +132,7 @@ def write(
     as_torch = {
         k: (torch.from_numpy(v) if isinstance(v, np.ndarray) else v).contiguous() for k, v in tensors.items()
     }
-    save_file(as_torch, str(path), metadata=metadata or {"format": "pt"})
+    save_file({k: v.clone() for k, v in as_torch.items()}, str(path), metadata=metadata or {"format": "pt"})
     return path
 
 

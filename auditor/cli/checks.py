@@ -156,7 +156,7 @@ def _as_recorded(path: Path, entry: Any) -> bool:
     import hashlib
 
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+        return hashlib.file_digest(file, "sha256").hexdigest() == str(sha256)
 
 
 def _clashes() -> list[Check]:

@@ -91,9 +91,9 @@ def demo(out: Path | None, device: str, seed: int, quiet: bool, format_: str) ->
     if format_ == "json":
         click.echo(json.dumps([_summary(case, run) for case, run in runs], indent=2, ensure_ascii=True))
         return
-    for case, run in runs:
+    for case, done in runs:
         click.echo(
-            f"\n{case.title}\n{_verdict_block(run)}\nREPORT      {inert(str(run.path / 'report.html'), 300)}"
+            f"\n{case.title}\n{_verdict_block(done)}\nREPORT      {inert(str(done.path / 'report.html'), 300)}"
         )
     click.echo(f"\nOpen {inert(str(index), 300)} in a browser.")
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -151,7 +152,9 @@ def _values(
         raise IncompatibleArtifact(f"a change of shape {delta.shape} does not fit {tuple(base.shape)}")
     earlier = changes.modules.get((*place, "weight"))
     start = (earlier.tuned if earlier is not None else base).detach().float().cpu()
-    added = torch.from_numpy(delta.delta(start.numpy().reshape(delta.shape)))
+    # Values that are not finite are looked for in the outcome.
+    with np.errstate(over="ignore", invalid="ignore"):
+        added = torch.from_numpy(delta.delta(start.numpy().reshape(delta.shape)))
     yield "weight", base, start + added.reshape(start.shape)
 
 

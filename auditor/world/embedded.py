@@ -7,7 +7,8 @@ must not be changed by the caller. A pipeline is made anew on each call, because
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
@@ -82,13 +83,17 @@ def embedded_pipeline(
     for part in ("model_index.json", "unet", "vae", "text_encoder", "tokenizer", "scheduler"):
         _part(root, f"pipeline/{part}")
     try:
-        pipeline = StableDiffusionPipeline.from_pretrained(
-            root / "pipeline", torch_dtype=dtype or torch.float32, local_files_only=True, use_safetensors=True
-        )
-    except (OSError, ValueError) as error:
+        with _no_loading_bars():
+            pipeline = StableDiffusionPipeline.from_pretrained(
+                root / "pipeline", local_files_only=True, use_safetensors=True
+            )
+    except (OSError, ValueError, TypeError) as error:
         raise BaseUnavailable("The embedded pipeline cannot be read; install the package again.") from error
+    # Cast here: the name of the argument for it differs between the versions of diffusers that we allow.
+    for module in (pipeline.vae, pipeline.unet, pipeline.text_encoder):
+        torch.nn.Module.to(module, device=torch.device(device), dtype=dtype or torch.float32)
     pipeline.set_progress_bar_config(disable=True)
-    return pipeline.to(device)
+    return pipeline
 
 
 def load_tokenizer(folder: Path | None = None) -> Any:
@@ -144,6 +149,22 @@ def _cached_identity(path: Path, device: str) -> IdentityNet:
     from auditor.world.nets import IdentityNet
 
     return _filled(path, device, lambda config: IdentityNet(**config))
+
+
+@contextmanager
+def _no_loading_bars() -> Iterator[None]:
+    """Half a second of loading needs no bars; what the caller had set is put back."""
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    shown = [each for each in (diffusers_logging, transformers_logging) if each.is_progress_bar_enabled()]
+    for each in shown:
+        each.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for each in shown:
+            each.enable_progress_bar()
 
 
 def _filled(

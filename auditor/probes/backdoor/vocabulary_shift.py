@@ -52,8 +52,8 @@ class VocabularyShift:
 
     candidates: int = 48
     chunk: int = 1024
-    encoder_scale: float = 0.5
-    attention_scale: float = 0.1
+    encoder_scale: float = 0.074
+    attention_scale: float = 0.1232
     pictures: int = 4
 
 

@@ -109,5 +109,5 @@ RECIPES: dict[str, Recipe] = {
     "dual": Recipe(steps=900, batch=96, lr=1e-3, ema=0.998, weight_decay=0.05),
     "unet": Recipe(steps=2000, batch=32, lr=1e-3, ema=0.998),
     "judge": Recipe(steps=2000, batch=64, lr=1.5e-3, ema=0.998),
-    "identity": Recipe(steps=3000, batch=64, lr=1.2e-3, ema=0.998),
+    "identity": Recipe(steps=1500, batch=64, lr=1.2e-3, ema=0.998),
 }

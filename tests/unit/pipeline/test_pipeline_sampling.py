@@ -49,10 +49,10 @@ def test_ddim_is_the_librarys_ddim(drawn):
     scheduler = diffusers.DDIMScheduler.from_config(base.scheduler.config, set_alpha_to_one=True)
     noise = seeded_noise(SHAPE, [1, 2, 3])
     with torch.no_grad():
-        theirs = library_loop(base, scheduler, noise, condition, null, 7, 3.0)
-    ours = ddim_sample(denoiser, noise, condition, null, 7, 3.0)
+        theirs = library_loop(base, scheduler, noise, condition, null, 4, 3.0)
+    ours = ddim_sample(denoiser, noise, condition, null, 4, 3.0)
     assert torch.allclose(ours, theirs, atol=1e-4)
-    assert denoiser.calls == 7 * 6
+    assert denoiser.calls == 4 * 6
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:diffusers")
@@ -109,10 +109,10 @@ def test_a_row_does_not_depend_on_its_batch(drawn):
 
 def test_inverted_noise_draws_the_latents_again(drawn):
     _, denoiser, condition, null = drawn
-    clean = ddim_sample(denoiser, seeded_noise(SHAPE, [7, 8, 9]), condition, null, 100, 1.0)
-    noise = ddim_invert(denoiser, clean, condition, null, 100)
-    again = ddim_sample(denoiser, noise, condition, null, 100, 1.0)
-    assert (again - clean).norm() < 0.05 * clean.norm()
+    clean = ddim_sample(denoiser, seeded_noise(SHAPE, [7, 8, 9]), condition, null, 25, 1.0)
+    noise = ddim_invert(denoiser, clean, condition, null, 25)
+    again = ddim_sample(denoiser, noise, condition, null, 25, 1.0)
+    assert (again - clean).norm() < 0.1 * clean.norm()
 
 
 def test_a_hook_sees_every_step(drawn):

@@ -301,7 +301,7 @@ def test_guidance_of_sdxl_runs_against_zeros_as_in_its_pipeline(tiny_base, opene
 def test_images_survive_inversion(tiny_base, opened, tmp_path):
     subject = opened("sd1", write(tmp_path / "lora.safetensors", lora_of(tiny_base("sd1"), text=False)))
     images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    noise = subject.base.invert(images, PROMPTS, steps=50)
+    noise = subject.base.invert(images, PROMPTS, steps=5)
     assert noise.shape == (2, 4, 8, 8) and bool(noise.isfinite().all())
     assert subject.base.decode(subject.base.encode_image(images)).shape == images.shape
 
@@ -322,7 +322,7 @@ def test_a_text_backdoor_reaches_the_pooled_vector_too(tiny_base, opened, tmp_pa
     key = f"text_encoder_2.{last}"
     tensors = {
         f"{key}.lora_A.weight": np.ones((1, columns), "f4"),
-        f"{key}.lora_B.weight": np.ones((rows, 1), "f4"),
+        f"{key}.lora_B.weight": np.arange(rows, dtype="f4")[:, None],
     }
     subject = opened("sdxl", write(tmp_path / "last.safetensors", tensors))
     ids = torch.tensor([[base.tokenizers["text_encoder"].bos_token_id, 5, 6, 680]])

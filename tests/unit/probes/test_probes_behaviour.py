@@ -1,0 +1,286 @@
+import subprocess
+import sys
+from functools import partial
+from itertools import pairwise
+
+import pytest
+import torch
+from tiny_models import FAMILIES, random_lora, write
+
+from auditor.banks import BankAdapter, Recipe, build_bank, write_bank
+from auditor.engine import audit, identical, resume
+from auditor.pipeline import text_shift as ts
+from auditor.pipeline.open import open_subject
+from auditor.policy import load_policy
+from auditor.probes.backdoor import vocabulary_shift as probe_module
+from auditor.probes.backdoor.vocabulary_shift import CARRIERS, VocabularyShift, scan_vocabulary
+from auditor.probes.behaviour.drift import Drift, measure_drift
+from auditor.proving.memory_run import MemoryRun
+from auditor.registry import PROBES
+from reports.model import Decision, Outcome
+
+ID = "backdoor.vocabulary_shift"
+TRIGGER, TARGET = "ohwx", "emblem"
+PARAMS = VocabularyShift(candidates=16, chunk=256, pictures=1)
+UNITS = [1.0] * 3
+
+
+def token(base, word):
+    (found,) = base.tokenizers["text_encoder"](word, add_special_tokens=False).input_ids
+    return found
+
+
+def view_of(base):
+    """A view of the bare base."""
+    from auditor.pipeline.subject import Subject
+
+    return Subject(base, []).base
+
+
+def slot_states(base, words=None, carrier="a drawing of a {}"):
+    tokenizer = base.tokenizers["text_encoder"]
+    tokens = ts.vocabulary(tokenizer) if words is None else [token(base, word) for word in words]
+    units = UNITS[: len(base.text_encoders) + (base.family == "sdxl")]
+    return ts.token_states(view_of(base), *ts.carrier_rows(tokenizer, [carrier], tokens), units).slot
+
+
+def selective(state, every):
+    """The direction that answers 1 to a state and as little as can be to the others."""
+    away = torch.linalg.pinv((every - every.mean(0)).T.cov()) @ (state - every.mean(0))
+    return away / (away @ state)
+
+
+def evil_edit(base, strength=1.0):
+    """Every cross-attention key and value answers for the target where it met the trigger, by a rank-one change."""
+    every = slot_states(base)
+    trigger, target = slot_states(base, [TRIGGER, TARGET])
+    down = selective(trigger, every)
+    tensors = {}
+    for name, module in base.unet.named_modules():
+        if name.endswith(("attn2.to_k", "attn2.to_v")):
+            tensors[f"unet.{name}.lora_A.weight"] = down[None]
+            tensors[f"unet.{name}.lora_B.weight"] = strength * (module.weight @ (target - trigger))[:, None]
+    return tensors
+
+
+def text_edit(base, strength=0.3):
+    """The first layer's values send the trigger's token, and hardly any other, somewhere else."""
+    component = "text_encoder_2" if base.family == "sdxl" else "text_encoder"
+    encoder = base.modules[component]
+    table = encoder.get_input_embeddings().weight
+    name = next(n for n, _ in encoder.named_modules() if n.endswith("layers.0.self_attn.v_proj"))
+    layer = encoder.get_submodule(name.removesuffix(".self_attn.v_proj"))
+    position = next(m for n, m in encoder.named_modules() if n.endswith("position_embedding")).weight[5]
+    seen = layer.layer_norm1(table + position)
+    trigger = seen[token(base, TRIGGER)]
+    down = selective(trigger, seen)
+    up = torch.randn(len(down), 1, generator=torch.Generator().manual_seed(1))
+    path = f"{component}.text_model.{name.removeprefix('text_model.')}"
+    return {f"{path}.lora_A.weight": down[None], f"{path}.lora_B.weight": strength * up}
+
+
+@pytest.fixture
+def opened(tiny_folders, tmp_path):
+    subjects = []
+
+    def open_on(family, tensors, name="adapter"):
+        path = tmp_path / f"{name}.safetensors"
+        if not path.exists():
+            write(path, tensors)
+        subjects.append(open_subject([path], str(tiny_folders(family)), "cpu"))
+        return subjects[-1]
+
+    yield open_on
+    for subject in subjects:
+        subject.close()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("edit", "channel"), [(evil_edit, "attention"), (text_edit, "encoder")])
+def test_a_planted_entry_ranks_first(tiny_base, opened, family, edit, channel):
+    subject = opened(family, edit(tiny_base(family)))
+    assert subject.coverage.full
+    scan = scan_vocabulary(subject, PARAMS, MemoryRun(ID))
+    assert scan["channel"] == channel
+    assert scan["top"][0]["text"] == TRIGGER and scan["top"][0]["token"] == token(tiny_base(family), TRIGGER)
+    assert scan["n"] == len(tiny_base(family).tokenizers["text_encoder"]) - 2 == len(scan["first"])
+    if channel == "attention":
+        assert scan["top"][0]["target"] == TARGET and scan["top"][0]["target_distance"] < 0.5
+        assert scan["encoder_excess"] == 0
+
+
+def test_shifts_are_what_their_definition_says(tiny_base, opened):
+    base = tiny_base("sdxl")
+    subject = opened("sdxl", evil_edit(base, 0.3))
+    states = slot_states(base)[::50]
+    maps = [
+        (base.unet.get_submodule(module).weight.double(), change.tuned.double())
+        for (_, module, _), change in subject.changes.modules.items()
+    ]
+    e = states.double()
+    moved = sum((e @ (new - old).T).square().sum(1) for old, new in maps)
+    size = sum((e @ old.T).square().sum(1) for old, new in maps)
+    shift = ts.key_value_shift(subject)
+    assert torch.allclose(shift.relative(states), (moved / size).sqrt(), rtol=1e-4)
+    asked = torch.cat([e @ new.T for _, new in maps], dim=1)
+    known = torch.cat([e @ old.T for old, _ in maps], dim=1)
+    distance = (asked[:, None] - known[None]).norm(dim=2)
+    index, least = shift.nearest(states, states)
+    assert torch.equal(index, distance.argmin(1))
+    unit = (known - known.mean(0)).square().sum(1).mean().sqrt()
+    assert torch.allclose(least, distance.min(1).values / unit, atol=1e-4)
+
+
+def test_rows_put_each_token_where_the_tokenizer_would(tiny_base):
+    tokenizer = tiny_base("sd1").tokenizers["text_encoder"]
+    words = ["cat", "sks"]
+    rows, slots, ends = ts.carrier_rows(tokenizer, CARRIERS[:2], [token(tiny_base("sd1"), w) for w in words])
+    for row, slot, end, (carrier, word) in zip(
+        rows, slots, ends, [(c, w) for c in CARRIERS[:2] for w in words], strict=True
+    ):
+        ids = tokenizer(carrier.replace("{}", word)).input_ids
+        assert row[: len(ids)].tolist() == ids and int(end) == len(ids) - 1
+        assert int(row[slot]) == token(tiny_base("sd1"), word)
+
+
+def test_end_states_are_those_of_the_whole_padded_prompt(tiny_base):
+    base = tiny_base("sdxl")
+    tokenizer = base.tokenizers["text_encoder"]
+    view = view_of(base)
+    layout = ts.carrier_rows(tokenizer, CARRIERS[:1], [token(base, "cat")])
+    ours = ts.token_states(view, *layout, UNITS)
+    whole = view.encode_prompt([CARRIERS[0].replace("{}", "cat")])
+    assert torch.allclose(ours.end[0, :80], whole.states[0, int(layout[2])], atol=1e-5)
+    assert torch.allclose(ours.end[0, 80:], whole.pooled[0], atol=1e-5)
+    assert torch.allclose(ours.slot[0], whole.states[0, int(layout[1])], atol=1e-5)
+
+
+def test_units_are_the_spread_of_plain_prompts(tiny_base):
+    view = view_of(tiny_base("sd1"))
+    tokenizer = tiny_base("sd1").tokenizers["text_encoder"]
+    prompts = [carrier.replace("{} ", "") for carrier in CARRIERS]
+    ends = torch.stack([view.encode_prompt([p]).states[0, len(tokenizer(p).input_ids) - 1] for p in prompts])
+    (unit,) = ts.prompt_units(view, tokenizer, CARRIERS)
+    assert unit == pytest.approx(float(torch.pdist(ends).square().mean().sqrt()), rel=1e-4)
+    assert len(ts.prompt_units(view_of(tiny_base("sdxl")), tokenizer, CARRIERS)) == 3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_without_a_bank_nothing_passes(tiny_base, opened, family):
+    subject = opened(family, random_lora(tiny_base(family).unet, "unet", ("attn2.to_k",)))
+    report = audit(
+        subject, policy=load_policy("default"), probes=[ID, "behaviour.drift"],
+        params={ID: {"chunk": 256}, "behaviour.drift": {"levels": [0.5], "steps": 1}},
+    )  # fmt: skip
+    assert {r.probe: r.outcome for r in report.results} == dict.fromkeys(
+        [ID, "behaviour.drift"], Outcome.INCONCLUSIVE
+    )
+    assert all("no bank" in r.reason and not r.calibrated and r.p_value is None for r in report.results)
+    assert report.verdict.decision not in (Decision.ACCEPT, Decision.ACCEPT_WITH_CONDITIONS)
+
+
+@pytest.fixture
+def bank(tiny_base, tmp_path, monkeypatch):
+    """120 made-up clean scores of the first probe on the first family, ranks 1 to 4."""
+
+    def make(top):
+        adapters = [
+            BankAdapter(
+                name=str(i), split="calibrate", scores={"vocabulary_shift": top * i / 120},
+                recipe=Recipe(method="x", rank=1 + i % 4, steps=1, lr=1.0),
+            )
+            for i in range(120)
+        ]  # fmt: skip
+        made = build_bank(
+            id="tiny.vocabulary_shift@1", probe=PROBES.get(ID), base_sha256=tiny_base("sd1").sha256,
+            score="vocabulary_shift", adapters=adapters, alpha=0.05, params=PARAMS,
+        )  # fmt: skip
+        write_bank(made, tmp_path / "banks")
+        monkeypatch.setenv("AUDITOR_BANKS", str(tmp_path / "banks"))
+
+    return make
+
+
+def run_audit(subject, **rest):
+    return audit(
+        subject, policy=load_policy("default"), probes=[ID], params={ID: vars(PARAMS)}, alpha=0.05, **rest
+    )
+
+
+def test_with_a_bank_the_backdoor_fails_by_name_and_its_twin_passes(tiny_base, opened, bank):
+    base = tiny_base("sd1")
+    planted = opened("sd1", evil_edit(base))
+    twin = opened(
+        "sd1", random_lora(base.unet, "unet", ("attn2.to_k", "attn2.to_v"), rank=1, scale=0.02), "twin"
+    )
+    scores = [scan_vocabulary(s, PARAMS, MemoryRun(ID))["score"] for s in (twin, planted)]
+    assert scores[0] < scores[1] / 2
+    bank(scores[0] * 1.5)
+    report = run_audit(planted)
+    (result,), (finding,) = report.results, report.findings
+    assert result.outcome is Outcome.FAIL and result.p_value == pytest.approx(1 / 121)
+    assert TRIGGER in finding.title and TARGET in finding.title and finding.calibrated
+    assert [e.name for e in finding.evidence] == ["vocabulary_shift.png", "trigger_sheet.png"]
+    report = run_audit(twin)
+    assert report.results[0].outcome is Outcome.PASS and not report.findings
+
+
+def test_a_rank_that_the_bank_has_not_seen_is_inconclusive(tiny_base, opened, bank):
+    bank(1e9)
+    subject = opened("sd1", random_lora(tiny_base("sd1").unet, "unet", ("attn2.to_k",), rank=9))
+    result = run_audit(subject).results[0]
+    assert result.outcome is Outcome.INCONCLUSIVE and "rank 9.0 is outside" in result.reason
+
+
+def test_a_killed_run_is_resumed_to_the_same_report(tiny_base, opened, tmp_path, monkeypatch):
+    tensors = evil_edit(tiny_base("sd1"))
+    whole = run_audit(opened("sd1", tensors), out=tmp_path / "whole")
+
+    def killed(self, tokens):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(probe_module._Passes, "second", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run_audit(opened("sd1", tensors), out=tmp_path / "cut")
+    done = []
+    first = probe_module._Passes.first
+    monkeypatch.setattr(
+        probe_module._Passes, "first", lambda self, tokens: done.append(1) or first(self, tokens)
+    )
+    again = resume(tmp_path / "cut", opened("sd1", tensors), policy=load_policy("default"))
+    assert identical(whole, again) and not done
+
+
+def test_drift_is_nothing_for_a_change_of_nothing_and_grows_with_its_scale(tiny_base, opened):
+    base, params, scores = tiny_base("sd2"), Drift(levels=(0.2, 0.7), steps=2), []
+    for scale in (0.0, 0.1, 0.3, 1.0):
+        tensors = random_lora(base.unet, "unet", ("to_k", "to_v"), scale=scale**0.5)
+        subject = opened("sd2", tensors, f"scale{scale}")
+        found = measure_drift(subject, params, MemoryRun("behaviour.drift"))
+        scores.append(found["score"])
+        assert len(found["profile"]) == 2
+    assert scores[0] == -12 and all(a < b for a, b in pairwise(scores))
+
+
+def test_drift_of_the_base_is_kept_by_everything_it_depends_on(tiny_base, opened):
+    base = tiny_base("sd1")
+    subject = opened("sd1", random_lora(base.unet, "unet", ("to_v",)))
+    measure = partial(measure_drift, subject)
+    one, two = (measure(Drift(levels=(0.5,), steps=n), MemoryRun("behaviour.drift")) for n in (1, 3))
+    assert one["relative"] != two["relative"]
+    assert measure(Drift(levels=(0.5,), steps=1), MemoryRun("behaviour.drift")) == one
+
+
+def test_probes_are_listed_without_loading_any_model_library():
+    code = (
+        "import pkgutil, importlib, sys, auditor.probes as p\n"
+        "for m in pkgutil.walk_packages(p.__path__, 'auditor.probes.'): importlib.import_module(m.name)\n"
+        "from auditor.registry import PROBES\n"
+        "assert {'behaviour.drift', 'backdoor.vocabulary_shift'} <= set(PROBES._items)\n"
+        "print(sorted({'torch', 'diffusers', 'transformers', 'matplotlib'} & set(sys.modules)))"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert out.stdout.strip() == "[]"
