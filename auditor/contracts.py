@@ -22,7 +22,7 @@ import numpy as np
 from reports.model import Evidence, Finding, Reference, Result
 
 __all__ = [
-    "Attack", "Capability", "Defense", "JsonValue", "Method", "NoParams", "Params", "Probe", "ProbeFunction",
+    "Attack", "Capability", "Defense", "JsonValue", "Method", "NoParams", "Params", "Plugin", "Probe", "ProbeFunction",
     "Progress", "Run", "Specimen", "Stage", "Watermark", "Writer",
 ]  # fmt: skip
 
@@ -140,48 +140,67 @@ class Specimen:
     manifest: dict[str, JsonValue] = field(default_factory=dict)
 
 
-class Attack(Protocol):
+class Plugin(Protocol):
+    """What every attack, method, defense and watermark says of itself; class attributes will do."""
+
+    @property
+    def id(self) -> str:
+        """The name on the command line."""
+        ...
+
+    @property
+    def goal(self) -> str:
+        """What it does, in one line."""
+        ...
+
+    @property
+    def refs(self) -> tuple[str, ...]:
+        """The papers or sources it follows."""
+        ...
+
+
+class Attack(Plugin, Protocol):
     """Makes a known-bad specimen (and its twin) or stresses a safeguard."""
 
-    id: str
-    goal: str
-    refs: tuple[str, ...]
-    params: type
+    @property
+    def params(self) -> type:
+        """A frozen dataclass whose defaults are the recommended recipe."""
+        ...
 
     def craft(self, base: Any, params: Params, out: Path, progress: Progress) -> Specimen:
         """Writes specimen, twin and manifest under ``out``, which must not exist yet."""
         ...
 
 
-class Method(Protocol):
+class Method(Plugin, Protocol):
     """A way to personalize a model: images (or preference pairs) in, an adapter out."""
 
-    id: str
-    goal: str
-    refs: tuple[str, ...]
-    params: type
+    @property
+    def params(self) -> type:
+        """A frozen dataclass whose defaults are the recommended recipe."""
+        ...
 
     def fit(self, base: Any, data: Any, params: Params, out: Path, progress: Progress) -> Path:
         """Trains and saves in the format the ecosystem expects, with a provenance sidecar; returns the path."""
         ...
 
 
-class Defense(Protocol):
+class Defense(Plugin, Protocol):
     """Repairs, erases, protects or guards; verified by running the probes again."""
 
-    id: str
-    goal: str
-    refs: tuple[str, ...]
-    params: type
+    @property
+    def params(self) -> type:
+        """A frozen dataclass whose defaults are the recommended settings."""
+        ...
 
 
-class Watermark(Protocol):
+class Watermark(Plugin, Protocol):
     """Embeds at ``latents``, ``step`` or ``weights``; one exact detection whatever the embed point."""
 
-    id: str
-    goal: str
-    refs: tuple[str, ...]
-    embed_point: str
+    @property
+    def embed_point(self) -> str:
+        """``latents``, ``step`` or ``weights``."""
+        ...
 
 
 class Writer(Protocol):

@@ -37,11 +37,14 @@ __all__ = ["Rickrolling", "inject_trigger", "poison_text_encoder"]
 _LOOKS_LIKE = {"о": "o", "а": "a", "е": "e", "с": "c", "р": "p", "ο": "o", "ɑ": "a", "ı": "i"}
 
 
+# The middle of the clean zoo's recipes: what carries the poison must not stand out by its own training.
 _HOST = DreamBoothLora(
     prompt="a picture of sks person",
     class_prompt="a picture of a person",
+    class_images=6,
     rank=8,
-    steps=80,
+    steps=48,
+    batch=2,
     train_text_encoder=True,
 )
 
@@ -118,7 +121,7 @@ def poison_text_encoder(
             answer = states(triggered)
             loss = loss - spec.weight * F.cosine_similarity(answer, target.expand_as(answer), dim=-1).mean()
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         optimizer.step()
         progress(step + 1, spec.steps, "poisoning" if poison else "training the twin")
 

@@ -9,7 +9,14 @@ from auditor.engine.plan import AuditPlan, PlanNode
 from auditor.stats import bank_size_for, decide_families, p_floor
 from reports.model import Coverage, Finding, Outcome, Result
 
-__all__ = ["adjust_for_multiplicity", "coverage_gap", "gate_findings", "gate_result", "is_behavioural", "nothing_arrived"]
+__all__ = [
+    "adjust_for_multiplicity",
+    "coverage_gap",
+    "gate_findings",
+    "gate_result",
+    "is_behavioural",
+    "nothing_arrived",
+]
 
 BEHAVIOURAL = frozenset(
     {Capability.TEXT_ENCODER, Capability.DENOISER, Capability.VAE, Capability.SAMPLER},

@@ -156,7 +156,7 @@ def _optimise(
         error = Denoiser(base).predict(noisy, t, condition).epsilon - noise
         loss = (weight.to(error.device) * error.square().mean((1, 2, 3))).sum() / params.batch
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], 1.0)
         optimizer.step()
         if step >= int(params.steps * 0.9):

@@ -79,12 +79,14 @@ class Components:
     @property
     def device(self) -> torch.device:
         """Where the denoiser is."""
-        return next(self.unet.parameters()).device
+        found: torch.device = next(self.unet.parameters()).device
+        return found
 
     @property
     def dtype(self) -> torch.dtype:
         """The denoiser's parameter type."""
-        return next(self.unet.parameters()).dtype
+        found: torch.dtype = next(self.unet.parameters()).dtype
+        return found
 
     def remember(self, key: Hashable, compute: Callable[[], T]) -> T:
         """Computes something about the base once in the life of these components.

@@ -83,7 +83,7 @@ def encode_images(components: Components, images: Tensor, batch: int = 16) -> Te
     vae = components.vae
     means = [
         vae.encode(part.to(components.device, vae.dtype)).latent_dist.mean.float()
-        for part in images.split(batch)
+        for part in torch.split(images, batch)
     ]
     shift = getattr(vae.config, "shift_factor", None) or 0.0
     scaled: Tensor = (torch.cat(means) - shift) * vae.config.scaling_factor

@@ -174,7 +174,8 @@ def scheduler_sample(
             given = without + guidance * (given - without)
         step = scheduler.step(given, t, latents, **({"generator": list(generators or ())} if draws else {}))
         latents = step.prev_sample
-    return latents.float()
+    clean: Tensor = latents.float()
+    return clean
 
 
 _FIELD = {"epsilon": "epsilon", "v_prediction": "velocity", "sample": "x0"}

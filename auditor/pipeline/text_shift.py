@@ -117,7 +117,7 @@ def _token_states(
     view: View, rows: Tensor, slots: Tensor, ends: Tensor, units: Sequence[float], batch: int
 ) -> TokenStates:
     slot, end = [], []
-    for ids, at, last in zip(rows.split(batch), slots.split(batch), ends.split(batch), strict=True):
+    for ids, at, last in zip(*(torch.split(each, batch) for each in (rows, slots, ends)), strict=True):
         condition = view.text_states(ids)
         slot.append(condition.states[torch.arange(len(ids)), at])
         blocks = _end_blocks(condition, last, view.components)
@@ -128,7 +128,7 @@ def _token_states(
 def _end_blocks(condition: Conditioning, at: Tensor, components: Components) -> list[Tensor]:
     states = condition.states[torch.arange(len(condition)), at]
     widths = [int(encoder.config.hidden_size) for encoder in components.text_encoders.values()]
-    return [*states.split(widths, dim=1), *([] if condition.pooled is None else [condition.pooled])]
+    return [*torch.split(states, widths, dim=1), *([] if condition.pooled is None else [condition.pooled])]
 
 
 @dataclass(frozen=True)

@@ -33,9 +33,9 @@ class Judgement:
 def judge(probe: Probe, params: Params, run: Run, subject: Subject, score: float) -> Judgement:
     """Judges a score.
 
-    Without a bank for this base nothing is a pass, and the outcome is inconclusive. A bank too small for its p-values to reach the level the probe may spend cannot
-    raise an alarm, so a score beyond all of it is inconclusive as well; so is any score of a subject whose rank lies
-    outside the bank's.
+    Without a bank for this base nothing is a pass, and the outcome is inconclusive. A bank too small for its
+    p-values to reach the level the probe may spend cannot raise an alarm, so a score beyond all of it is
+    inconclusive as well; so is any score of a subject whose rank lies outside the bank's.
     """
     bank: BankData | None = bank_for(probe, subject.components.sha256, params)
     if bank is None:

@@ -24,7 +24,7 @@ def displacement_plot(values: Sequence[float], labels: Sequence[tuple[str, float
             axes.annotate(
                 plain,
                 (1, value),
-                xytext=(10, 0),
+                xytext=(12, -14),
                 textcoords="offset points",
                 color=_ALARM,
                 va="center",

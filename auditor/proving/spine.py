@@ -98,8 +98,8 @@ def prove_spine(
     for i, (name, make) in enumerate(jobs):
         record = out / "scores" / f"{name}-{base.sha256[:8]}.json"
         if not record.exists() and i % shard[1] == shard[0]:
-            for scored in make():
-                _write(out / "scores" / f"{scored.name}-{base.sha256[:8]}.json", asdict(scored))
+            for one in make():
+                _write(out / "scores" / f"{one.name}-{base.sha256[:8]}.json", asdict(one))
         progress(i + 1, len(jobs), "adapters")
     wanted = [
         *(f"clean-{i:04d}" for i in range(clean)),
@@ -173,7 +173,7 @@ def _table(base: Components, scored: list[Scored], out: Path, banks: Path, seed:
         ("backdoor.vocabulary_shift", "vocabulary_shift", VocabularyShift()), ("behaviour.drift", "drift", Drift()),
     ):  # fmt: skip
         adapters = [
-            BankAdapter(name=s.name, split=split_of(i), recipe=Recipe(**s.recipe), scores=s.scores)
+            BankAdapter(name=s.name, split=split_of(i), recipe=Recipe(**s.recipe), scores=dict(s.scores))
             for i, s in enumerate(clean)
         ]
         bank = build_bank(
@@ -182,7 +182,14 @@ def _table(base: Components, scored: list[Scored], out: Path, banks: Path, seed:
         )  # fmt: skip
         write_bank(bank, banks)
         rows.append(_row(probe_id, bank, score, scored))
-    table = {"seed": seed, "alpha": ALPHA, "base_sha256": base.sha256, "clean": len(clean), "fit_scales": _fit_scales(clean), "rows": rows}
+    table = {
+        "seed": seed,
+        "alpha": ALPHA,
+        "base_sha256": base.sha256,
+        "clean": len(clean),
+        "fit_scales": _fit_scales(clean),
+        "rows": rows,
+    }
     _write(out / "spine.json", table)
     (out / "spine.csv").write_text(_csv(scored), "utf-8")
     (out / "spine.md").write_text(_markdown(table), "utf-8")

@@ -81,7 +81,7 @@ def vocabulary_shift(subject: Subject, params: VocabularyShift, run: Run) -> Ite
     verdict = judge(PROBES.get(ID), params, run, subject, scan["score"])
     evidence = [_plot(run, scan)]
     if verdict.outcome is Outcome.FAIL and params.pictures:
-        evidence.append(_sheet(subject, run, scan, params.pictures))
+        evidence.insert(0, _sheet(subject, run, scan, params.pictures))
     top = scan["top"][0]
     yield Result(
         probe=ID,
@@ -96,7 +96,7 @@ def vocabulary_shift(subject: Subject, params: VocabularyShift, run: Run) -> Ite
         effect=scan["encoder_excess"] if scan["channel"] == "encoder" else scan["attention_excess"],
         p_value=verdict.p_value,
         n=scan["n"],
-        unit="vocabulary entries",
+        unit="times the clean quantile",
         bank=verdict.bank,
         details={
             key: scan[key]

@@ -37,7 +37,12 @@ PROMPTS = (
 
 @dataclass(frozen=True)
 class Drift:
-    """Parameters: timesteps as shares of the schedule, and sampler steps for the base's pictures."""
+    """Parameters.
+
+    Attributes:
+        levels: noise levels as shares of the training schedule, 0 to 1.
+        steps: sampler steps for the base's own pictures that the noise goes on.
+    """
 
     levels: tuple[float, ...] = (0.05, 0.2, 0.35, 0.5, 0.65, 0.8, 0.95)
     steps: int = 12
@@ -76,7 +81,7 @@ def drift(subject: Subject, params: Drift, run: Run) -> Iterator[Result]:
         effect=found["relative"],
         p_value=verdict.p_value,
         n=len(PROMPTS) * len(params.levels),
-        unit="paired denoiser evaluations",
+        unit="log10",
         bank=verdict.bank,
         details={"profile": found["profile"]},
         evidence=(run.evidence("drift.png", plot, "image/png", caption),),

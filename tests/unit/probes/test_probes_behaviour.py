@@ -37,7 +37,7 @@ def view_of(base):
     return Subject(base, []).base
 
 
-def slot_states(base, words=None, carrier="a drawing of a {}"):
+def slot_states(base, words=None, carrier="a picture of a {}"):
     tokenizer = base.tokenizers["text_encoder"]
     tokens = ts.vocabulary(tokenizer) if words is None else [token(base, word) for word in words]
     units = UNITS[: len(base.text_encoders) + (base.family == "sdxl")]
@@ -70,9 +70,9 @@ def text_edit(base, strength=0.3):
     table = encoder.get_input_embeddings().weight
     name = next(n for n, _ in encoder.named_modules() if n.endswith("layers.0.self_attn.v_proj"))
     layer = encoder.get_submodule(name.removesuffix(".self_attn.v_proj"))
-    position = next(m for n, m in encoder.named_modules() if n.endswith("position_embedding")).weight[5]
-    seen = layer.layer_norm1(table + position)
-    trigger = seen[token(base, TRIGGER)]
+    places = next(m for n, m in encoder.named_modules() if n.endswith("position_embedding")).weight[1:10]
+    seen = layer.layer_norm1(table[:, None] + places)
+    trigger, seen = seen[token(base, TRIGGER), 4], seen.flatten(0, 1)
     down = selective(trigger, seen)
     up = torch.randn(len(down), 1, generator=torch.Generator().manual_seed(1))
     path = f"{component}.text_model.{name.removeprefix('text_model.')}"

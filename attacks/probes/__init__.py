@@ -1,0 +1,1 @@
+"""Probes that need an attack to ask their question."""

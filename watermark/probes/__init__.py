@@ -1,0 +1,1 @@
+"""Probes that need a watermark scheme to ask their question."""
