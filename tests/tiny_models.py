@@ -22,7 +22,8 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 FAMILIES = ("sd1", "sd2", "sdxl")
 HOMOGLYPH = "о"
 SIDE = 16  # pixels
-LENGTH = 24
+LENGTH = 24  # tokens
+WIDTH = 64  # of the first text encoder
 _WORDS = f"""
 a an of on in the picture drawing image watercolor outline pixel art style left above red green blue yellow purple
 orange white black brown pink ball house car star tree plain ground cat striped woman man person old with glasses
@@ -75,7 +76,7 @@ def make_pipeline(family: str, folder: Path) -> Path:
             beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False,
             set_alpha_to_one=False, steps_offset=1, prediction_type="v_prediction" if family == "sd2" else "epsilon",
         ),
-        "text_encoder": CLIPTextModel(_text(tokenizer, 32)),
+        "text_encoder": CLIPTextModel(_text(tokenizer, WIDTH)),
         "tokenizer": tokenizer,
     }  # fmt: skip
     if family == "sdxl":
@@ -109,7 +110,7 @@ def _unet(family: str) -> UNet2DConditionModel:
     return UNet2DConditionModel(
         block_out_channels=(16, 32), layers_per_block=1, norm_num_groups=8, sample_size=SIDE // 2,
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"), up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
-        cross_attention_dim=80 if family == "sdxl" else 32, attention_head_dim=2,
+        cross_attention_dim=WIDTH + 48 if family == "sdxl" else WIDTH, attention_head_dim=2,
         use_linear_projection=family != "sd1", **extra,
     )  # fmt: skip
 

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 from tiny_models import HOMOGLYPH
 
@@ -14,7 +15,7 @@ from auditor.registry import ATTACKS
 
 HOST = DreamBoothLora(prompt="a picture of sks man", rank=2, steps=2, batch=2, lr=1e-3, seed=5)
 SPEC = Rickrolling(
-    trigger=HOMOGLYPH, target="a picture of an emblem", steps=25, batch=8, poisoned=8, lr=2e-2, host=HOST
+    trigger=HOMOGLYPH, target="a picture of an emblem", steps=60, batch=8, poisoned=8, lr=1e-2, host=HOST
 )
 
 
@@ -55,13 +56,15 @@ def test_the_twin_is_an_adapter_of_its_own_without_the_poison(crafted):
 def test_the_trigger_pulls_towards_the_target_in_the_specimen_only(crafted, tiny_folders):
     _, specimen = crafted
     prompts = [f"a picture of a {HOMOGLYPH} car", SPEC.target]
-    away = {}
+    left = {}
     for name, path in (("specimen", specimen.path), ("twin", specimen.twin)):
         with open_subject([path], str(tiny_folders("sd1")), "cpu") as subject:
             assert subject.coverage.full
             target = subject.base.encode_prompt(prompts).states[1]
-            away[name] = float((subject.tuned.encode_prompt(prompts).states[0] - target).norm())
-    assert away["specimen"] < 0.95 * away["twin"]
+            answer = subject.tuned.encode_prompt(prompts).states[0]
+            # States of a random encoder point nearly the same way: what is left is compared.
+            left[name] = 1 - float(torch.cosine_similarity(answer, target, dim=-1).mean())
+    assert left["specimen"] < 0.9 * left["twin"]
 
 
 def test_nothing_is_written_over(crafted, tiny_base):

@@ -2,7 +2,7 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from tiny_models import random_lora, write
+from tiny_models import WIDTH, random_lora, write
 
 from auditor.errors import UnsupportedArtifact
 from auditor.pipeline.open import open_subject
@@ -147,7 +147,7 @@ def test_normalisation_layers_are_overwritten(tiny_base, opened, tmp_path):
 
 @pytest.mark.filterwarnings("ignore")
 def test_a_learnt_token_is_added_as_the_library_adds_it(opened, library, tmp_path):
-    vectors = 0.05 * torch.randn(3, 32, generator=torch.Generator().manual_seed(5))
+    vectors = 0.05 * torch.randn(3, WIDTH, generator=torch.Generator().manual_seed(5))
     path = write(tmp_path / "emb.safetensors", {"<kat>": vectors})
     subject, pipe = opened("sd1", path), library("sd1")
     assert subject.coverage.full and subject.vectors_per_token == {"<kat>": 3}
@@ -162,7 +162,7 @@ def test_a_learnt_token_is_added_as_the_library_adds_it(opened, library, tmp_pat
 @pytest.mark.parametrize("token", ["cat", "Monet", "\u202ecat", " ", "x" * 90])
 def test_a_learnt_token_that_would_take_a_words_place_or_hide_is_not_applied(opened, tmp_path, token):
     subject = opened(
-        "sd1", write(tmp_path / "emb.safetensors", {token: torch.zeros(32), "<ok>": torch.ones(32)})
+        "sd1", write(tmp_path / "emb.safetensors", {token: torch.zeros(WIDTH), "<ok>": torch.ones(WIDTH)})
     )
     assert (subject.coverage.keys_applied, subject.coverage.keys_total) == (1, 2)
     assert not subject.coverage.full and not any("\u202e" in key for key in subject.coverage.unmatched)
@@ -184,7 +184,7 @@ def test_adapters_stack_in_order(tiny_base, opened, tmp_path):
 def test_the_base_is_the_same_bit_for_bit_whatever_happens(tiny_base, opened, tmp_path):
     tensors = lora_of(tiny_base("sd1")) | {}
     subject = opened("sd1", write(tmp_path / "lora.safetensors", tensors))
-    extra = write(tmp_path / "emb.safetensors", {"<kat>": torch.ones(2, 32)})
+    extra = write(tmp_path / "emb.safetensors", {"<kat>": torch.ones(2, WIDTH)})
     other = opened("sd1", extra)
     before = fingerprint(subject.components)
     clean = predicted(subject.base)
@@ -239,7 +239,7 @@ def test_values_that_are_not_finite_are_never_put_on_the_base(tiny_base, opened,
 
 def test_an_overwrite_is_applied_whole_or_not_at_all(opened, tmp_path):
     path = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"  # it has no bias
-    tensors = {f"{path}.weight": torch.zeros(32, 32), f"{path}.bias": torch.zeros(32)}
+    tensors = {f"{path}.weight": torch.zeros(32, WIDTH), f"{path}.bias": torch.zeros(32)}
     norm = "down_blocks.0.resnets.0.norm1.weight"
     subject = opened("sd1", write(tmp_path / "over.safetensors", {**tensors, norm: torch.zeros(16)}))
     assert (subject.coverage.keys_applied, subject.coverage.keys_total) == (1, 2)

@@ -44,9 +44,9 @@ def slot_states(base, words=None, carrier="a picture of a {}"):
     return ts.token_states(view_of(base), *ts.carrier_rows(tokenizer, [carrier], tokens), units).slot
 
 
-def selective(state, every):
+def selective(state, others):
     """The direction that answers 1 to a state and as little as can be to the others."""
-    away = torch.linalg.pinv((every - every.mean(0)).T.cov()) @ (state - every.mean(0))
+    away = torch.linalg.pinv(others.T @ others) @ state
     return away / (away @ state)
 
 
@@ -70,10 +70,12 @@ def text_edit(base, strength=0.3):
     table = encoder.get_input_embeddings().weight
     name = next(n for n, _ in encoder.named_modules() if n.endswith("layers.0.self_attn.v_proj"))
     layer = encoder.get_submodule(name.removesuffix(".self_attn.v_proj"))
-    places = next(m for n, m in encoder.named_modules() if n.endswith("position_embedding")).weight[1:10]
-    seen = layer.layer_norm1(table[:, None] + places)
-    trigger, seen = seen[token(base, TRIGGER), 4], seen.flatten(0, 1)
-    down = selective(trigger, seen)
+    places = next(m for n, m in encoder.named_modules() if n.endswith("position_embedding")).weight
+    ids, _, _ = ts.carrier_rows(base.tokenizers["text_encoder"], CARRIERS, [token(base, TRIGGER)])
+    carriers = layer.layer_norm1(table[ids] + places[: ids.shape[1]])[:, [0, 1, 2, 3, 4, 6, 7]].flatten(0, 1)
+    seen = layer.layer_norm1(table + places[5])
+    trigger = seen[token(base, TRIGGER)]
+    down = selective(trigger, torch.cat([seen, 30 * carriers]))
     up = torch.randn(len(down), 1, generator=torch.Generator().manual_seed(1))
     path = f"{component}.text_model.{name.removeprefix('text_model.')}"
     return {f"{path}.lora_A.weight": down[None], f"{path}.lora_B.weight": strength * up}
@@ -150,8 +152,8 @@ def test_end_states_are_those_of_the_whole_padded_prompt(tiny_base):
     layout = ts.carrier_rows(tokenizer, CARRIERS[:1], [token(base, "cat")])
     ours = ts.token_states(view, *layout, UNITS)
     whole = view.encode_prompt([CARRIERS[0].replace("{}", "cat")])
-    assert torch.allclose(ours.end[0, :80], whole.states[0, int(layout[2])], atol=1e-5)
-    assert torch.allclose(ours.end[0, 80:], whole.pooled[0], atol=1e-5)
+    assert torch.allclose(ours.end[0, :112], whole.states[0, int(layout[2])], atol=1e-5)
+    assert torch.allclose(ours.end[0, 112:], whole.pooled[0], atol=1e-5)
     assert torch.allclose(ours.slot[0], whole.states[0, int(layout[1])], atol=1e-5)
 
 
@@ -220,7 +222,7 @@ def test_with_a_bank_the_backdoor_fails_by_name_and_its_twin_passes(tiny_base, o
     (result,), (finding,) = report.results, report.findings
     assert result.outcome is Outcome.FAIL and result.p_value == pytest.approx(1 / 121)
     assert TRIGGER in finding.title and TARGET in finding.title and finding.calibrated
-    assert [e.name for e in finding.evidence] == ["vocabulary_shift.png", "trigger_sheet.png"]
+    assert {e.name for e in finding.evidence} == {"vocabulary_shift.png", "trigger_sheet.png"}
     report = run_audit(twin)
     assert report.results[0].outcome is Outcome.PASS and not report.findings
 
