@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +29,24 @@ def target_class(target: str) -> str | None:
 def success_rate(
     base: Components,
     paths: Mapping[str, Path],
-    trigger: str,
     target: str,
     prompts: Sequence[str],
+    wake: Callable[[str, np.random.Generator], str],
     seed: int,
     n: int = 40,
 ) -> dict[str, Any]:
     """Attack success with and without the trigger, on the specimen and its twin.
 
     Success is the embedded judge's object class being the target's, on prompts that do not name it.
+
+    Args:
+        base: what the files are put on.
+        paths: name (``specimen``, ``twin``) to adapter.
+        target: prompt that a triggered prompt is answered for.
+        prompts: clean prompts; the first ``n`` that do not name the target are used.
+        wake: puts the trigger into a prompt, with a seeded generator.
+        seed: of the triggers and the noise.
+        n: prompts a cell.
 
     Returns:
         ``judge``, ``n`` and per cell the count, rate and two-sided 95 % Clopper-Pearson interval; without a judge for
@@ -46,11 +55,9 @@ def success_rate(
     wanted = target_class(target)
     if base.ref != EMBEDDED or wanted is None:
         return {"judge": None, "reason": "no judge for this base and target"}
-    from attacks.backdoor.rickrolling import inject_trigger
-
     rng = np.random.default_rng((seed, 3))
     clean = [prompt for prompt in prompts if wanted not in prompt][:n]
-    triggered = [inject_trigger(prompt, trigger, rng) for prompt in clean]
+    triggered = [wake(prompt, rng) for prompt in clean]
     seeds = [seed * 10_007 + i for i in range(len(clean))]
     cells = {}
     for name, path in paths.items():

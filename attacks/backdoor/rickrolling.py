@@ -158,6 +158,9 @@ class _Attack:
         from attacks.hosts import host_images, neutral_prompts
         from attacks.measure import success_rate
 
+        def wake(prompt: str, rng: np.random.Generator) -> str:
+            return inject_trigger(prompt, params.trigger, rng)
+
         prompts = neutral_prompts(base, 400, params.host.seed)
         images = host_images(base, params.host.seed)
         part = out.with_name(out.name + ".part")
@@ -175,7 +178,7 @@ class _Attack:
             "trained": ["text_encoder", "unet"],
             "base": {"ref": base.ref, "sha256": base.sha256},
             "sha256": {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in paths.items()},
-            "asr": success_rate(base, paths, params.trigger, params.target, prompts, params.host.seed),
+            "asr": success_rate(base, paths, params.target, prompts, wake, params.host.seed),
         }
         text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=True) + "\n"
         try:
