@@ -17,6 +17,7 @@ from auditor.proving.table import row, write_table
 from auditor.proving.world import prompt_accuracy
 from auditor.stats import wilson
 from auditor.world.embedded import embedded_folder
+from auditor.world.captions import full_caption
 from auditor.world.factors import Scene, draw_object_scene, draw_person_scene, draw_scene
 from auditor.world.labels import ABSENT, HEADS, label_matrix
 from auditor.world.nets import Judge
@@ -180,10 +181,8 @@ def test_the_shipped_judge_reads_renders_far_better_than_chance() -> None:
 def test_a_picture_is_nearest_to_its_own_words() -> None:
     rng = np.random.default_rng(9)
     scenes = [draw_object_scene(rng, ground="plain", style="flat"), draw_person_scene(rng, style="flat")]
-    scores = similarity(render_batch(scenes), ["a red ball on a plain ground", "a man with glasses"])
+    words = [full_caption(scene) for scene in scenes]
+    scores = similarity(render_batch(scenes), words)
     assert scores[0, 0] > scores[0, 1]
     assert scores[1, 1] > scores[1, 0]
-    assert np.allclose(
-        np.diag(scores),
-        caption_scores(render_batch(scenes), ["a red ball on a plain ground", "a man with glasses"]),
-    )
+    assert np.allclose(np.diag(scores), caption_scores(render_batch(scenes), words))
