@@ -16,8 +16,8 @@ from auditor.metrics.concept import caption_scores, similarity
 from auditor.proving.table import row, write_table
 from auditor.proving.world import prompt_accuracy
 from auditor.stats import wilson
-from auditor.world.embedded import embedded_folder
 from auditor.world.captions import full_caption
+from auditor.world.embedded import embedded_folder
 from auditor.world.factors import Scene, draw_object_scene, draw_person_scene, draw_scene
 from auditor.world.labels import ABSENT, HEADS, label_matrix
 from auditor.world.nets import Judge
