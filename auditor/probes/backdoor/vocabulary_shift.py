@@ -65,7 +65,7 @@ class VocabularyShift:
     needs={Capability.TOKENIZER, Capability.TEXT_ENCODER, Capability.DENOISER},
     stage=Stage.STEP,
     bank="vocabulary_shift",
-    refs=("arXiv:2211.02408", "doi:10.1145/3664647.3680689"),
+    refs=("arXiv:2211.02408",),
     taxonomy=(
         Reference(scheme="MITRE ATLAS", edition="5.6.0", id="AML.T0018.000"),
         Reference(scheme="NIST AI 100-2", edition="e2025", id="NISTAML.023"),

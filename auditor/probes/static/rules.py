@@ -11,7 +11,7 @@ __all__ = ["RULES", "TaxonomyEntry", "Rule", "rule_for"]
 
 _ATLAS, _CWE, _NIST, _OWASP = (
     ("MITRE ATLAS", "5.6.0"),
-    ("CWE", "4.17"),
+    ("CWE", "4.14"),
     ("NIST AI 100-2", "e2025"),
     ("OWASP ML", "2023"),
 )
