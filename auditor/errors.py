@@ -19,12 +19,15 @@ Messages are one sentence, say what is wrong and what to do, and never carry raw
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 __all__ = [
     "EXIT_AUDIT_ERROR",
     "EXIT_FINDINGS",
     "EXIT_INCONCLUSIVE",
     "EXIT_NOTHING_AUDITABLE",
     "EXIT_PASS",
+    "EXIT_PRECEDENCE",
     "EXIT_USAGE",
     "AuditorError",
     "BaseUnavailable",
@@ -38,6 +41,7 @@ __all__ = [
     "RefusedArtifact",
     "UnsupportedArtifact",
     "UsageError",
+    "combine_exit_codes",
 ]
 
 EXIT_PASS = 0
@@ -46,6 +50,22 @@ EXIT_AUDIT_ERROR = 2
 EXIT_INCONCLUSIVE = 3
 EXIT_NOTHING_AUDITABLE = 4
 EXIT_USAGE = 64
+
+EXIT_PRECEDENCE = (
+    EXIT_USAGE,
+    EXIT_AUDIT_ERROR,
+    EXIT_FINDINGS,
+    EXIT_INCONCLUSIVE,
+    EXIT_NOTHING_AUDITABLE,
+    EXIT_PASS,
+)
+"""Which code wins where several apply, first wins."""
+
+
+def combine_exit_codes(codes: Iterable[int]) -> int:
+    """The one that wins over several reports; 0 if there are none. A code not in the table counts as 2."""
+    known = (code if code in EXIT_PRECEDENCE else EXIT_AUDIT_ERROR for code in codes)
+    return min(known, key=EXIT_PRECEDENCE.index, default=EXIT_PASS)
 
 
 class AuditorError(Exception):

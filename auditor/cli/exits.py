@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from auditor.errors import (
     EXIT_AUDIT_ERROR,
     EXIT_FINDINGS,
@@ -13,7 +11,7 @@ from auditor.errors import (
     EXIT_USAGE,
 )
 
-__all__ = ["DECISIONS", "FAIL_ON", "TABLE", "combined", "exit_of"]
+__all__ = ["DECISIONS", "FAIL_ON", "TABLE", "exit_of"]
 
 DECISIONS = ("accept", "accept_with_conditions", "inconclusive", "review", "quarantine", "reject")
 """From best to worst, as :class:`reports.model.Decision` has them."""
@@ -30,16 +28,6 @@ TABLE: dict[int, str] = {
     EXIT_USAGE: "usage: an option, a name, a path or a policy is wrong",
 }
 
-_PRECEDENCE = (
-    EXIT_USAGE,
-    EXIT_AUDIT_ERROR,
-    EXIT_FINDINGS,
-    EXIT_INCONCLUSIVE,
-    EXIT_NOTHING_AUDITABLE,
-    EXIT_PASS,
-)
-
-
 def exit_of(decision: str, fail_on: str, status: str = "success") -> int:
     """The exit code of one report.
 
@@ -53,8 +41,3 @@ def exit_of(decision: str, fail_on: str, status: str = "success") -> int:
     if DECISIONS.index(decision) >= DECISIONS.index(fail_on):
         return EXIT_FINDINGS
     return EXIT_INCONCLUSIVE if decision == "inconclusive" else EXIT_PASS
-
-
-def combined(codes: Iterable[int]) -> int:
-    """The code of a command over several things: 64 > 2 > 1 > 3 > 4 > 0; 0 if there were none."""
-    return min(codes, key=_PRECEDENCE.index, default=EXIT_PASS)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import click
 
-from auditor.cli.exits import combined, exit_of
+from auditor.cli.exits import exit_of
 from auditor.cli.options import PATH, fail_on_option, format_option
 from auditor.cli.scan_paths import artifacts_in, check_paths
 from auditor.cli.scan_report import ScanOutcome, Stamp, failed_outcome, scan_outcome
-from auditor.errors import AuditorError
+from auditor.errors import AuditorError, combine_exit_codes
 
 __all__ = ["scan"]
 
@@ -58,7 +58,7 @@ def scan(ctx: click.Context, paths: tuple[Path, ...], format_: str, fail_on: str
             reports.append(json.dumps(outcome.report, indent=2, ensure_ascii=True))
     if format_ == "json":
         click.echo("[" + ",\n".join(reports) + "]")
-    ctx.exit(combined(codes))
+    ctx.exit(combine_exit_codes(codes))
 
 
 def _stamp(format_: str) -> Stamp:

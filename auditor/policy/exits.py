@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from auditor.errors import (
     EXIT_AUDIT_ERROR,
     EXIT_FINDINGS,
     EXIT_INCONCLUSIVE,
     EXIT_NOTHING_AUDITABLE,
     EXIT_PASS,
-    EXIT_USAGE,
+    combine_exit_codes,
 )
 from auditor.policy.decide import DECISIONS
 from reports.model import AuditReport, Decision, Status
 
 __all__ = ["combine_exit_codes", "exit_code"]
 
-PRECEDENCE = (
-    EXIT_USAGE,
-    EXIT_AUDIT_ERROR,
-    EXIT_FINDINGS,
-    EXIT_INCONCLUSIVE,
-    EXIT_NOTHING_AUDITABLE,
-    EXIT_PASS,
-)
 UNSUPPORTED = "unsupported"
 
 
@@ -47,12 +37,6 @@ def exit_code(report: AuditReport, fail_on: Decision = Decision.REVIEW) -> int:
         kinds = {artifact.kind for artifact in report.subject.artifacts}
         codes.append(EXIT_NOTHING_AUDITABLE if kinds <= {UNSUPPORTED} else EXIT_INCONCLUSIVE)
     return combine_exit_codes(codes)
-
-
-def combine_exit_codes(codes: Iterable[int]) -> int:
-    """The one that wins over several reports; 0 if there are none. A code not in the table counts as 2."""
-    known = (code if code in PRECEDENCE else EXIT_AUDIT_ERROR for code in codes)
-    return min(known, key=PRECEDENCE.index, default=EXIT_PASS)
 
 
 def _left_open(report: AuditReport) -> bool:

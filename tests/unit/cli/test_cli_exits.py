@@ -4,7 +4,8 @@ import itertools
 
 import pytest
 
-from auditor.cli.exits import DECISIONS, FAIL_ON, TABLE, combined, exit_of
+from auditor import errors
+from auditor.cli.exits import DECISIONS, FAIL_ON, TABLE, exit_of
 from auditor.policy import combine_exit_codes
 from reports.model import Decision
 
@@ -37,9 +38,9 @@ def test_a_failed_audit_is_never_a_pass():
 
 def test_precedence_is_that_of_the_policy():
     for codes in itertools.product(sorted(TABLE), repeat=2):
-        assert combined(codes) == combine_exit_codes(codes)
-    assert combined([4, 0, 3, 1, 2]) == 2
-    assert combined([4, 0, 3, 1]) == 1
-    assert combined([4, 0, 3]) == 3
-    assert combined([4, 0]) == 4
-    assert combined([]) == 0
+        assert errors.combine_exit_codes(codes) == combine_exit_codes(codes)
+    assert combine_exit_codes([4, 0, 3, 1, 2]) == 2
+    assert combine_exit_codes([4, 0, 3, 1]) == 1
+    assert combine_exit_codes([4, 0, 3]) == 3
+    assert combine_exit_codes([4, 0]) == 4
+    assert combine_exit_codes([]) == 0
