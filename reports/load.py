@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
-from reports.model import SCHEMA_VERSION, AuditReport
+from reports.model import READABLE_VERSIONS, AuditReport
 from reports.text import inert
 
 __all__ = ["MAX_BYTES", "ReportError", "load_report", "parse_report"]
@@ -69,10 +69,11 @@ def parse_report(data: bytes, name: str = "the report") -> AuditReport:
             f"{name} is not a JSON report ({inert(str(error))}): write it again with 'auditor report'"
         ) from error
     version = body.get("schema_version") if isinstance(body, dict) else None
-    if version != SCHEMA_VERSION:
+    if version not in READABLE_VERSIONS:
         found = inert(str(version)) if version is not None else "no schema_version"
+        known = " and ".join(READABLE_VERSIONS)
         raise ReportError(
-            f"{name} has {found}; this version reads schema {SCHEMA_VERSION}: use the release that wrote it"
+            f"{name} has {found}; this version reads schema {known}: use the release that wrote it"
         )
     try:
         return AuditReport.model_validate(body)

@@ -33,6 +33,7 @@ __all__ = [
     "Outcome",
     "Plan",
     "PlannedProbe",
+    "READABLE_VERSIONS",
     "Reference",
     "Result",
     "Severity",
@@ -40,9 +41,12 @@ __all__ = [
     "Subject",
     "Tool",
     "Verdict",
+    "Waiver",
 ]
 
-SCHEMA_VERSION: Final = "1.0"
+SCHEMA_VERSION: Final = "1.1"
+READABLE_VERSIONS: Final = ("1.0", "1.1")
+"""Reports of these versions can be read; 1.1 added waivers, and titles and reasons of controls."""
 
 
 def _finite(value: float) -> float:
@@ -174,8 +178,20 @@ class Reference(_Model):
     id: str
 
 
+class Waiver(_Model):
+    """Somebody's decision to live with a finding for a while; ``expires`` is an ISO date, the last day it holds."""
+
+    rule: str
+    owner: str
+    reason: str
+    expires: str
+
+
 class Finding(_Model):
-    """Something to act on; ``fingerprint`` is the same for re-labelled copies of the same tensors."""
+    """Something to act on; ``fingerprint`` is the same for re-labelled copies of the same tensors.
+
+    A finding under a ``waiver`` stays in the report and no longer decides.
+    """
 
     rule_id: str
     fingerprint: str
@@ -188,6 +204,7 @@ class Finding(_Model):
     locations: tuple[str, ...] = ()
     refs: tuple[Reference, ...] = ()
     evidence: tuple[Evidence, ...] = ()
+    waiver: Waiver | None = None
 
 
 class Claim(_Model):
@@ -291,13 +308,21 @@ class Verdict(_Model):
 
 
 class Control(_Model):
-    """Evidence for one control of a framework; never a statement of compliance."""
+    """Evidence for one control of a framework; never a statement of compliance.
+
+    ``requires`` names the probes that would have to run, ``evidence`` those that did, ``reason`` says why the
+    status is what it is, and ``limits`` what the control asks beyond what can be measured here.
+    """
 
     scheme: str
     edition: str
     id: str
+    title: str = ""
+    requires: tuple[str, ...] = ()
     status: Literal["met", "not_met", "partial", "not_assessed", "not_applicable"] = "not_assessed"
     evidence: tuple[str, ...] = ()
+    reason: str = ""
+    limits: str = ""
 
 
 class Limitation(_Model):
@@ -310,7 +335,7 @@ class Limitation(_Model):
 class AuditReport(_Model):
     """One audit of one subject."""
 
-    schema_version: Literal["1.0"] = SCHEMA_VERSION
+    schema_version: Literal["1.0", "1.1"] = SCHEMA_VERSION
     id: str
     created: str
     operator: str = ""

@@ -187,7 +187,7 @@ def _report(
         f"scan\0{stamp.release}\0{identity}".encode("utf-8", "surrogateescape")
     ).hexdigest()[:16]
     return {
-        "schema_version": "1.0",
+        "schema_version": "1.1",
         "id": f"scan-{name}",
         "created": stamp.created,
         "status": status,

@@ -7,6 +7,7 @@ from typing import Any
 
 __all__ = [
     "DUAL",
+    "FURTHER",
     "IDENTITY",
     "JUDGE",
     "LATENT_SCENES",
@@ -111,3 +112,6 @@ RECIPES: dict[str, Recipe] = {
     "judge": Recipe(steps=2000, batch=64, lr=1.5e-3, ema=0.998),
     "identity": Recipe(steps=1500, batch=64, lr=1.2e-3, ema=0.998),
 }
+
+FURTHER = Recipe(steps=5000, batch=32, lr=8e-4, warmup=150, ema=0.999, seed=11)
+"""A second cycle for the denoiser, from the weights that the first one left."""

@@ -29,7 +29,7 @@ from auditor.world.train.loop import load_ema
 from auditor.world.train.unet import build_unet
 from auditor.world.train.vae import build_vae, latent_scale
 
-__all__ = ["LIMIT_BYTES", "byte_table", "export", "write_network", "write_pipeline"]
+__all__ = ["LIMIT_BYTES", "byte_table", "export", "list_files", "write_network", "write_pipeline"]
 
 LIMIT_BYTES = 34_000_000
 
@@ -75,7 +75,7 @@ def export(checkpoints: Path, target: Path, guidance: float = GUIDANCE) -> dict[
         "latent_scale": scale,
         "steps_done": {name: done[name] for name in sorted(present)},
         "recipes": {name: asdict(recipe) for name, recipe in RECIPES.items()},
-        "files": _files(staging),
+        "files": list_files(staging),
     }
     (staging / "manifest.json").write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", "utf-8")
     shutil.rmtree(target, ignore_errors=True)
@@ -142,7 +142,8 @@ def _steps_done(folder: Path, name: str) -> int:
     return int(torch.load(path, map_location="cpu", weights_only=True, mmap=True)["step"])
 
 
-def _files(root: Path) -> dict[str, dict[str, Any]]:
+def list_files(root: Path) -> dict[str, dict[str, Any]]:
+    """Size and sha256 of every file below ``root``, by relative path."""
     found = {}
     for path in sorted(root.rglob("*")):
         if path.is_file():

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from auditor.world.captions import caption
-from auditor.world.train.config import LATENT_SCENES, RECIPES, SCHEDULER, UNET
+from auditor.world.train.config import LATENT_SCENES, RECIPES, SCHEDULER, UNET, Recipe
 from auditor.world.train.data import SceneData, to_unit
 from auditor.world.train.dual import captions_to_ids
 from auditor.world.train.loop import fit
@@ -33,11 +33,13 @@ def build_unet() -> UNet2DConditionModel:
 
 
 @torch.no_grad()
-def cache_latents(vae: AutoencoderKL, data: SceneData, folder: Path, device: torch.device) -> np.ndarray:
-    """Unscaled posterior means of the first scenes: float16 (N, 4, 16, 16), kept in ``folder/latents.npy``."""
+def cache_latents(
+    vae: AutoencoderKL, data: SceneData, folder: Path, device: torch.device, most: int = LATENT_SCENES
+) -> np.ndarray:
+    """Unscaled posterior means of the first ``most`` scenes: float16 (N, 4, 16, 16), kept in ``folder/latents.npy``."""
     path = folder / "latents.npy"
     if not path.exists():
-        count = min(data.count, LATENT_SCENES)
+        count = min(data.count, most)
         out = np.empty((count, 4, 16, 16), np.float16)
         for start in range(0, count, 250):
             images = to_unit(data.pixels[start : start + 250], device)
@@ -56,6 +58,9 @@ def train_unet(
     tokenizer: CLIPTokenizer,
     folder: Path,
     device: torch.device,
+    unet: UNet2DConditionModel | None = None,
+    name: str = "unet",
+    recipe: Recipe = RECIPES["unet"],
 ) -> UNet2DConditionModel:
     """Trains the denoiser; returns EMA weights.
 
@@ -67,10 +72,12 @@ def train_unet(
         tokenizer: its tokenizer.
         folder: checkpoint folder.
         device: where to train.
+        unet: where to start from; a fresh one by default.
+        name: of the stage, for its checkpoint.
+        recipe: length and optimiser settings.
     """
-    unet = build_unet().to(device)
+    unet = (build_unet() if unet is None else unet).to(device, memory_format=torch.channels_last)
     text = text.to(device).requires_grad_(False)
-    recipe = RECIPES["unet"]
     scheduler = DDIMScheduler(**SCHEDULER)
     alphas = scheduler.alphas_cumprod.to(device)
     snr = alphas / (1 - alphas)
@@ -91,5 +98,5 @@ def train_unet(
         loss: Tensor = (weights[t] * error.square().mean((1, 2, 3))).mean()
         return loss
 
-    fit("unet", unet, step, recipe, folder, device)
+    fit(name, unet, step, recipe, folder, device)
     return unet
