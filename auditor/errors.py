@@ -10,6 +10,9 @@
     ├── IncompatibleArtifact     2   an adapter does not fit the base it was put on
     ├── CoverageError            2   weights did not all arrive where they should have
     ├── OutputError              2   a run directory or report could not be written
+    ├── ResourceCap              2   the whole command reached a cap on what it may take
+    │   ├── MemoryCap            2   ... on memory
+    │   └── TimeCap              2   ... on time
     ├── BudgetExhausted          3   stopped before the minimum that the policy asks for
     └── MissingExtra             2   an optional package is needed; the message names the extra
 
@@ -35,10 +38,13 @@ __all__ = [
     "CoverageError",
     "IncompatibleArtifact",
     "MalformedArtifact",
+    "MemoryCap",
     "MissingExtra",
     "OutputError",
     "PolicyError",
     "RefusedArtifact",
+    "ResourceCap",
+    "TimeCap",
     "UnsupportedArtifact",
     "UsageError",
     "combine_exit_codes",
@@ -118,6 +124,18 @@ class BudgetExhausted(AuditorError):
     """The budget ended before the policy's minimum."""
 
     exit_code = EXIT_INCONCLUSIVE
+
+
+class ResourceCap(AuditorError):
+    """The process reached a cap on what it may take."""
+
+
+class MemoryCap(ResourceCap):
+    """The memory cap was reached."""
+
+
+class TimeCap(ResourceCap):
+    """The time cap was reached."""
 
 
 class MissingExtra(AuditorError):

@@ -9,13 +9,13 @@ import click
 from click.core import ParameterSource
 
 from auditor.cli.main import Session
-from auditor.cli.options import PATH, Duration, base_options, fail_on_option, format_option
+from auditor.cli.options import PATH, Duration, base_options, caps_options, fail_on_option, format_option
 from auditor.errors import UsageError
 from auditor.text import inert
 
 __all__ = ["audit"]
 
-_MAY_RESUME = frozenset({"resume", "parts", "device", "format_", "fail_on", "quiet"})
+_MAY_RESUME = frozenset({"resume", "parts", "device", "format_", "fail_on", "quiet", "max_memory", "max_time"})
 
 
 @click.command()
@@ -67,6 +67,7 @@ _MAY_RESUME = frozenset({"resume", "parts", "device", "format_", "fail_on", "qui
 @click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
 @format_option("text", "json", "md")
 @fail_on_option
+@caps_options
 @click.pass_context
 def audit(
     ctx: click.Context,

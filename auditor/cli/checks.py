@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from auditor.caps import available_memory
 from auditor.text import inert
 
 __all__ = ["Check", "run_checks"]
@@ -97,7 +98,7 @@ def _device() -> list[Check]:
 
 
 def _memory() -> list[Check]:
-    free = _available_memory()
+    free = available_memory()
     if free is None:
         return [Check("memory", True, "cannot be told on this system")]
     told = f"{free / _GIB:.1f} GiB available"
@@ -109,14 +110,6 @@ def _memory() -> list[Check]:
             "close other programs: an audit of the embedded base takes up to 3 GiB",
         )
     ]
-
-
-def _available_memory() -> int | None:
-    try:
-        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
 
 
 def _base() -> list[Check]:

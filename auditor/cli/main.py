@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import click
 
 from auditor.cli.lazy import LazyGroup
-from auditor.errors import EXIT_AUDIT_ERROR, EXIT_USAGE, AuditorError
+from auditor.errors import EXIT_AUDIT_ERROR, EXIT_USAGE, AuditorError, ResourceCap
 from auditor.text import inert
 
 __all__ = ["COMMANDS", "EXIT_INTERRUPTED", "Session", "app", "main", "run"]
@@ -155,7 +155,8 @@ def _told(error: Exception, session: Session) -> int:
         _say(f"{_clean(error.format_message())} (see '{asked} --help')")
         return EXIT_USAGE
     if isinstance(error, AuditorError):
-        _say(str(error))
+        kept = f"; go on with '{session.resume}'" if session.resume and isinstance(error, ResourceCap) else ""
+        _say(f"{error}{kept}")
         return error.exit_code
     if isinstance(error, OSError):
         where = f" '{inert(str(error.filename), 200)}'" if error.filename else ""

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 from auditor.cli.exits import FAIL_ON
 from auditor.text import inert
 
-__all__ = ["PATH", "Duration", "base_options", "fail_on_option", "format_option", "json_option"]
+__all__ = ["PATH", "Duration", "Size", "base_options", "caps_options", "fail_on_option", "format_option", "json_option"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 PATH = click.Path(path_type=Path)
 if TYPE_CHECKING:
     _Seconds = click.ParamType[float]
+    _Bytes = click.ParamType[int]
 else:
-    _Seconds = click.ParamType  # releases before 8.3 cannot be subscripted
+    _Seconds = _Bytes = click.ParamType  # releases before 8.3 cannot be subscripted
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_BYTES = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_SHARE = 0.9
+"""Of what is free when a command starts, how much it may take by default."""
 
 
 def format_option(*names: str) -> Callable[[F], F]:
@@ -74,6 +79,59 @@ class Duration(_Seconds):
         if not 0 < seconds < float("inf"):
             self.fail(f"'{inert(text)}' is no duration; write it like 90s, 10m or 1.5h", param, ctx)
         return seconds
+
+
+class Size(_Bytes):
+    """Bytes from ``8G``, ``1.5GiB``, ``512M``, ``4096``; powers of 1024."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Bytes, more than 0; a usage error for anything else."""
+        if isinstance(value, int):
+            return value
+        text = str(value).strip().lower()
+        number = text.removesuffix("b").removesuffix("i")
+        unit = _BYTES.get(number[-1:], 0)
+        try:
+            size = float(number[:-1]) * unit if unit else float(number)
+        except ValueError:
+            size = float("nan")
+        if not 1 <= size < float("inf"):
+            self.fail(f"'{inert(text)}' is no size; write it like 512M or 8G", param, ctx)
+        return int(size)
+
+
+def caps_options(command: F) -> F:
+    """``--max-memory`` and ``--max-time``; the command runs under them and does not see them."""
+
+    @functools.wraps(command)
+    def under_caps(*args: Any, max_memory: int | None, max_time: float, **kwargs: Any) -> Any:
+        from auditor.caps import Caps, available_memory, capped, resident_memory
+
+        free = available_memory()
+        most = max_memory or (None if free is None else resident_memory() + int(_SHARE * free))
+        with capped(Caps(most, max_time)):
+            return command(*args, **kwargs)
+
+    added = click.option(
+        "--max-time",
+        type=Duration(),
+        default="24h",
+        show_default=True,
+        metavar="TIME",
+        help="Stop for good after this time, whatever hangs.",
+    )(under_caps)
+    return cast(
+        F,
+        click.option(
+            "--max-memory",
+            type=Size(),
+            default=None,
+            metavar="SIZE",
+            help="Stop rather than take more memory. [default: nine tenths of what is free]",
+        )(added),
+    )
 
 
 def base_options(command: F) -> F:

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from auditor.cli.exits import exit_of
-from auditor.cli.options import PATH, fail_on_option, format_option
+from auditor.cli.options import PATH, caps_options, fail_on_option, format_option
 from auditor.cli.scan_paths import artifacts_in, check_paths
 from auditor.cli.scan_report import ScanOutcome, Stamp, failed_outcome, scan_outcome
 from auditor.errors import AuditorError, combine_exit_codes
@@ -22,6 +22,7 @@ __all__ = ["scan"]
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=PATH)
 @format_option("text", "json")
 @fail_on_option
+@caps_options
 @click.pass_context
 def scan(ctx: click.Context, paths: tuple[Path, ...], format_: str, fail_on: str) -> None:
     """Check files and folders without loading them: is each safe to open, what is it, is its label true.

@@ -15,7 +15,7 @@ from auditor.engine.ports import AuditSubject, Clock, DecisionPolicy
 from auditor.engine.run import BudgetStop, Ledger, ProbeRun
 from auditor.engine.store import Event
 from auditor.engine.values import encode
-from auditor.errors import AuditorError
+from auditor.errors import AuditorError, ResourceCap
 from auditor.text import inert
 from reports.model import Cost, Coverage, Finding, Outcome, Result
 
@@ -45,7 +45,7 @@ def execute(
     """Runs every probe that the ledger does not have yet; afterwards the ledger has all of them.
 
     Raises:
-        OutputError: the record could not be kept.
+        OutputError: the record could not be kept. ResourceCap: a cap of :mod:`auditor.caps` was reached.
     """
     display.started(len(plan.nodes))
     for node in plan.nodes:
@@ -103,7 +103,7 @@ def _run(node: PlanNode, subject: AuditSubject, run: ProbeRun) -> _Ending:
             cost = Cost(seconds=round(run.seconds - seconds, 6), denoiser_calls=run.calls - calls)
             seconds, calls = run.seconds, run.calls
             ending.results.append(result.model_copy(update={"cost": cost}))
-    except StoreFailure:
+    except (StoreFailure, ResourceCap):
         raise
     except BudgetStop:
         run.stopped = True

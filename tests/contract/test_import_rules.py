@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 WINGS = ("attacks", "defenses", "watermark")
-GROUND = ("errors", "text", "contracts", "registry", "stats", "banks")
+GROUND = ("errors", "text", "caps", "contracts", "registry", "stats", "banks")
 FLOORS = (
     *("artifact", "pipeline", "world", "metrics", "personalize", "probes"),
     *("engine", "policy", "proving", "cli"),
@@ -15,6 +15,7 @@ FLOORS = (
 TORCH_FREE = (
     "errors",
     "text",
+    "caps",
     "contracts",
     "registry",
     "stats",

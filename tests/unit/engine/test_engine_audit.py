@@ -16,9 +16,10 @@ from engine_world import (
     result,
 )
 
+from auditor.caps import Caps, capped
 from auditor.contracts import Capability, Stage
-from auditor.engine import audit, compare_reports, identical
-from auditor.errors import IncompatibleArtifact
+from auditor.engine import audit, compare_reports, identical, resume
+from auditor.errors import IncompatibleArtifact, TimeCap
 from reports.model import Bank, Coverage, Decision, Outcome, Severity, Status
 
 MODEL = {"needs": {Capability.DENOISER}, "stage": Stage.STEP}
@@ -323,3 +324,26 @@ def test_a_report_survives_json():
     )
     assert type(report).model_validate_json(report.model_dump_json()).canonical() == report.canonical()
     assert json.loads(report.canonical())["verdict"]["decision"] == "accept_with_conditions"
+
+
+def test_a_probe_that_hangs_stops_the_audit_at_the_time_cap_and_nothing_finished_is_lost(tmp_path):
+    done = []
+
+    def first(subject, params, run):
+        run.unit("work", lambda: done.append("first") or 1)
+        yield result("t.a")
+
+    def hangs(subject, params, run):
+        while not hurried:
+            pass
+        yield result("t.b")
+
+    hurried = []
+    probes = registry(make_probe("t.a", first), make_probe("t.b", hangs))
+    with pytest.raises(TimeCap), capped(Caps(seconds=0.4)):
+        audit(FakeSubject(), policy=policy(), registry=probes, tool=TOOL, banks=lambda *_: None, out=tmp_path / "run")
+    assert not (tmp_path / "run" / "report.json").exists()
+    hurried.append(True)
+    report = resume(tmp_path / "run", FakeSubject(), policy=policy(), registry=probes, tool=TOOL, banks=lambda *_: None)
+    assert [r.outcome for r in report.results] == [Outcome.PASS, Outcome.PASS]
+    assert done == ["first"]
