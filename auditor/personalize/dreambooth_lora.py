@@ -6,25 +6,24 @@ where ``z'`` are the frozen model's own pictures of the class (prior preservatio
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from auditor.contracts import Progress
 from auditor.errors import UsageError
+from auditor.personalize.blocks.denoising import Drawn, denoising_error, draw, mean_square
+from auditor.personalize.blocks.examples import Examples, class_latents, native_side
+from auditor.personalize.blocks.optimise import Group, Optimisation, Step, optimise
+from auditor.personalize.blocks.saving import save_provenance
 from auditor.personalize.images import load_images
 from auditor.personalize.lora import ATTENTION, TEXT_ATTENTION, injected, lora_state, save_diffusers_lora
 from auditor.pipeline.components import Components
 from auditor.pipeline.conditioning import Conditioning, encode_images, encode_prompts
-from auditor.pipeline.denoiser import Denoiser
-from auditor.pipeline.sampling import ddim_sample, seeded_noise
 from auditor.registry import METHODS
 
 __all__ = ["DreamBoothLora", "TrainedLora", "train_dreambooth_lora"]
@@ -103,66 +102,47 @@ def train_dreambooth_lora(
         prior = latents[:0]
     alpha = params.alpha or params.rank
     with ExitStack() as stack:
-        unet = stack.enter_context(injected(base.unet, params.rank, alpha, ATTENTION, params.seed))
-        groups: list[dict[str, Any]] = [{"params": unet, "lr": params.lr}]
+        layers = stack.enter_context(injected(base.unet, params.rank, alpha, ATTENTION, params.seed))
+        groups = [Group("unet", layers)]
         text = base.modules["text_encoder"]
         if params.train_text_encoder:
-            layers = stack.enter_context(injected(text, params.rank, alpha, TEXT_ATTENTION, params.seed + 1))
-            groups.append({"params": layers, "lr": params.lr / 5})
-        loss = _optimise(base, latents, instance, prior, params, groups, progress)
+            more = stack.enter_context(injected(text, params.rank, alpha, TEXT_ATTENTION, params.seed + 1))
+            groups.append(Group("text_encoder", more, params.lr / 5))
+        loss_of = _Loss(base, Examples(images, latents, tuple(instance)), prior, params)
+        log = optimise(groups, loss_of, Optimisation(params.steps, params.lr, seed=params.seed), progress)
         if refine is not None:
             refine(base)
-        return TrainedLora(lora_state(base.unet), lora_state(text) if params.train_text_encoder else {}, loss)
+        states = lora_state(text) if params.train_text_encoder else {}
+        return TrainedLora(lora_state(base.unet), states, log.final)
 
 
-def class_latents(base: Components, prompt: str, count: int, seed: int, shape: torch.Size) -> Tensor:
-    """The frozen model's own pictures of the class as latents (count, C, h, w): DDIM, 15 steps, guidance 3."""
-    condition = encode_prompts(base, base.tokenizers, [prompt] * count)
-    null = encode_prompts(base, base.tokenizers, [""] * count)
-    noise = seeded_noise(shape, [seed * 1009 + i for i in range(count)]).to(base.device)
-    with torch.no_grad():
-        return ddim_sample(Denoiser(base), noise, condition, null, 15, 3.0)
+class _Loss:
+    """Instance and prior rows side by side in one evaluation."""
 
+    def __init__(self, base: Components, examples: Examples, prior: Tensor, params: DreamBoothLora) -> None:
+        self._base, self._examples, self._prior, self._params = base, examples, prior, params
+        self._frozen = None if params.train_text_encoder else self._states()
 
-def _optimise(
-    base: Components,
-    latents: Tensor,
-    prompts: list[str],
-    prior: Tensor,
-    params: DreamBoothLora,
-    groups: list[dict[str, Any]],
-    progress: Progress,
-) -> float:
-    optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.99), weight_decay=1e-4)
-    rates = [group["lr"] for group in optimizer.param_groups]
-    generator = torch.Generator().manual_seed(params.seed)
-    frozen = None if params.train_text_encoder else _states(base, prompts, params.class_prompt)
-    kept: list[float] = []
-    for step in range(params.steps):
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * min(1.0, (step + 1) / 10)
-        rows = torch.randint(len(latents), (params.batch,), generator=generator)
-        states = frozen if frozen is not None else _states(base, prompts, params.class_prompt)
-        clean, condition = latents[rows], states[0][rows]
-        weight = torch.ones(len(rows))
-        if len(prior):
-            others = torch.randint(len(prior), (params.batch,), generator=generator)
-            clean = torch.cat([clean, prior[others]])
-            condition = Conditioning.join([condition, states[1][torch.zeros(len(others), dtype=torch.long)]])
-            weight = torch.cat([weight, torch.full((len(others),), params.prior_weight)])
-        noise = torch.randn(clean.shape, generator=generator).to(clean.device)
-        t = torch.randint(len(base.schedule), (len(clean),), generator=generator).to(clean.device)
-        noisy = base.schedule.alpha(t) * clean + base.schedule.sigma(t) * noise
-        error = Denoiser(base).predict(noisy, t, condition).epsilon - noise
-        loss = (weight.to(error.device) * error.square().mean((1, 2, 3))).sum() / params.batch
-        optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], 1.0)
-        optimizer.step()
-        if step >= int(params.steps * 0.9):
-            kept.append(float(loss.detach()))
-        progress(step + 1, params.steps, "training")
-    return sum(kept) / len(kept)
+    def __call__(self, step: Step) -> Tensor:
+        """The loss of one step."""
+        batch, generator = self._params.batch, step.generator
+        instance, prior = self._frozen or self._states()
+        drawn = draw(self._base, self._examples.latents, batch, generator)
+        condition, weight = instance[drawn.rows], torch.ones(batch)
+        if len(self._prior):
+            others = draw(self._base, self._prior, batch, generator)
+            drawn = Drawn.join([drawn, others])
+            condition = Conditioning.join([condition, prior[torch.zeros(batch, dtype=torch.long)]])
+            weight = torch.cat([weight, torch.full((batch,), self._params.prior_weight)])
+        error = mean_square(denoising_error(self._base, drawn, condition))
+        return (weight.to(error.device) * error).sum() / batch
+
+    def _states(self) -> tuple[Conditioning, Conditioning]:
+        base = self._base
+        return (
+            encode_prompts(base, base.tokenizers, self._examples.prompts),
+            encode_prompts(base, base.tokenizers, [self._params.class_prompt]),
+        )
 
 
 def _check(params: DreamBoothLora) -> None:
@@ -171,12 +151,6 @@ def _check(params: DreamBoothLora) -> None:
             raise UsageError(f"{name} must be above zero, not {getattr(params, name)}")
     if params.alpha < 0 or params.prior_weight < 0:
         raise UsageError("alpha and prior weight must not be below zero")
-
-
-def _states(base: Components, prompts: list[str], class_prompt: str) -> tuple[Conditioning, Conditioning]:
-    return encode_prompts(base, base.tokenizers, prompts), encode_prompts(
-        base, base.tokenizers, [class_prompt]
-    )
 
 
 class _Method:
@@ -199,27 +173,15 @@ class _Method:
                 "the instance prompt is empty; name the subject, for example --prompt 'a picture of sks person'"
             )
         _check(params)
-        side = int(base.unet.config.sample_size) * 2 ** (len(base.vae.config.block_out_channels) - 1)
-        images = load_images(data, side)
+        images = load_images(data, native_side(base))
         trained = train_dreambooth_lora(base, images, params, progress)
         alpha = params.alpha or params.rank
-        path = save_diffusers_lora(
-            out,
-            trained.unet,
-            trained.text_encoder,
-            params.rank,
-            alpha,
-            {"modelspec.trigger_phrase": params.prompt},
+        meta = {"modelspec.trigger_phrase": params.prompt}
+        path = save_diffusers_lora(out, trained.unet, trained.text_encoder, params.rank, alpha, meta)
+        hashes = Examples.hashes_of(images)
+        save_provenance(
+            out, method=self.id, params=params, base=base, images=hashes, files=[path], loss=trained.loss
         )
-        sidecar = {
-            "method": self.id,
-            "params": asdict(params),
-            "base": {"ref": base.ref, "revision": base.revision, "sha256": base.sha256},
-            "images": [hashlib.sha256(image.numpy().tobytes()).hexdigest() for image in images],
-            "loss": trained.loss,
-            "adapter_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        }
-        (out / "provenance.json").write_text(json.dumps(sidecar, indent=2, sort_keys=True) + "\n", "utf-8")
         return path
 
 

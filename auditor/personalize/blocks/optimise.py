@@ -1,0 +1,232 @@
+"""The training loop of every method: seeded steps, accumulation, mixed precision, checkpoints, exact resume.
+
+What step ``i`` draws depends on the seed and ``i`` alone, so that a run that was killed and goes on takes the same
+steps as one that was not. Checkpoints are safetensors: nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from auditor.contracts import Progress
+from auditor.errors import MalformedArtifact, OutputError, UsageError
+from auditor.text import inert
+
+__all__ = ["Group", "Optimisation", "Step", "TrainingLog", "optimise"]
+
+
+@dataclass(frozen=True)
+class Optimisation:
+    """How long and how fast.
+
+    Attributes:
+        steps: optimiser steps.
+        lr: learning rate of a group that names none.
+        warmup: steps of linear warm-up; constant afterwards.
+        accumulate: losses whose gradients are added up for one step.
+        weight_decay: of AdamW.
+        clip: largest norm of the gradient; 0 for no clipping.
+        precision: ``fp32``, or autocast to ``bf16`` or ``fp16``; parameters stay float32.
+        seed: of every draw.
+    """
+
+    steps: int
+    lr: float
+    warmup: int = 10
+    accumulate: int = 1
+    weight_decay: float = 1e-4
+    clip: float = 1.0
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters that share a learning rate; ``name`` tells groups apart in a checkpoint."""
+
+    name: str
+    parameters: Sequence[nn.Parameter]
+    lr: float | None = None
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a loss may draw from: ``index`` counts losses from 0, ``generator`` is on the CPU."""
+
+    index: int
+    generator: torch.Generator
+    rng: np.random.Generator
+
+
+@dataclass
+class TrainingLog:
+    """The loss of every optimiser step, float."""
+
+    losses: list[float] = field(default_factory=list)
+
+    @property
+    def final(self) -> float:
+        """Mean over the last tenth of the steps."""
+        tail = self.losses[int(0.9 * len(self.losses)) :]
+        return sum(tail) / len(tail)
+
+
+def optimise(
+    groups: Sequence[Group],
+    loss_of: Callable[[Step], Tensor],
+    recipe: Optimisation,
+    progress: Progress,
+    *,
+    checkpoint: Path | None = None,
+    every: int = 100,
+    identity: Mapping[str, Any] | None = None,
+    after_step: Callable[[int], None] | None = None,
+) -> TrainingLog:
+    """Trains the groups' parameters in place with AdamW.
+
+    Args:
+        groups: what is trained; float32 leaves.
+        loss_of: the loss of one step, a scalar with gradients.
+        recipe: the optimisation.
+        progress: told of every step with the live loss.
+        checkpoint: file that the state goes to every ``every`` steps, and that a run begins from if it is there;
+            removed at the end.
+        every: steps between checkpoints.
+        identity: what else a checkpoint must agree with, as JSON: base, data, the method's own parameters.
+        after_step: called after each optimiser step with the number of steps done.
+
+    Raises:
+        UsageError: a number of the recipe is out of range, or the checkpoint is of another run.
+        MalformedArtifact: the checkpoint is damaged. OutputError: it cannot be written.
+    """
+    _check(recipe)
+    device = groups[0].parameters[0].device
+    optimizer = torch.optim.AdamW(
+        [{"params": list(g.parameters), "lr": g.lr or recipe.lr, "name": g.name} for g in groups],
+        betas=(0.9, 0.99),
+        weight_decay=recipe.weight_decay,
+        fused=True,
+    )
+    rates = [group["lr"] for group in optimizer.param_groups]
+    scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
+    kind = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[recipe.precision]
+    log = TrainingLog()
+    saved = _Checkpoint(checkpoint, groups, optimizer, _digest(recipe, identity), log) if checkpoint else None
+    done = saved.read() if saved else 0
+    everything = [parameter for group in groups for parameter in group.parameters]
+    for i in range(done, recipe.steps):
+        for group, rate in zip(optimizer.param_groups, rates, strict=True):
+            group["lr"] = rate * min(1.0, (i + 1) / max(1, recipe.warmup))
+        total = 0.0
+        for part in range(recipe.accumulate):
+            with torch.autocast(device.type, kind or torch.bfloat16, enabled=kind is not None):
+                loss = loss_of(_step(recipe, i * recipe.accumulate + part)) / recipe.accumulate
+            torch.autograd.backward(scaler.scale(loss))
+            total += float(loss.detach())
+        if recipe.clip:
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(everything, recipe.clip)
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad(set_to_none=True)
+        log.losses.append(total)
+        if saved and ((i + 1) % every == 0):
+            saved.write(i + 1)
+        progress(i + 1, recipe.steps, f"training, loss {total:.4f}")
+        if after_step is not None:
+            after_step(i + 1)
+    if saved:
+        saved.remove()
+    return log
+
+
+def _check(recipe: Optimisation) -> None:
+    for name in ("steps", "lr", "accumulate"):
+        if getattr(recipe, name) <= 0:
+            raise UsageError(f"{name} must be above zero, not {getattr(recipe, name)}")
+    for name in ("warmup", "weight_decay", "clip"):
+        if getattr(recipe, name) < 0:
+            raise UsageError(f"{name} must not be below zero, not {getattr(recipe, name)}")
+
+
+def _step(recipe: Optimisation, index: int) -> Step:
+    seed = np.random.SeedSequence((recipe.seed, index)).generate_state(2, np.uint32)
+    generator = torch.Generator().manual_seed(int(seed[0]) << 32 | int(seed[1]))
+    return Step(index, generator, np.random.default_rng((recipe.seed, index)))
+
+
+def _digest(recipe: Optimisation, identity: Mapping[str, Any] | None) -> str:
+    # The number of steps may be raised later: everything before stays the same.
+    told = {**{k: v for k, v in vars(recipe).items() if k != "steps"}, "identity": identity or {}}
+    return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
+
+
+class _Checkpoint:
+    """Parameters, moments and losses in one safetensors file."""
+
+    def __init__(
+        self, path: Path, groups: Sequence[Group], optimizer: torch.optim.Optimizer, digest: str, log: TrainingLog
+    ) -> None:
+        self._path, self._optimizer, self._digest, self._log = path, optimizer, digest, log
+        self._named = {f"{g.name}.{i}": p for g in groups for i, p in enumerate(g.parameters)}
+
+    def read(self) -> int:
+        """Puts the stored state in place; returns how many steps it had, 0 without a checkpoint."""
+        from safetensors import SafetensorError, safe_open
+
+        if not self._path.exists():
+            return 0
+        shown = inert(str(self._path), 200)
+        try:
+            with safe_open(self._path, "pt") as file:
+                told = file.metadata() or {}
+                stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+        except (SafetensorError, OSError) as error:
+            raise MalformedArtifact(f"the checkpoint '{shown}' is damaged; remove it to start again") from error
+        if told.get("digest") != self._digest:
+            raise UsageError(f"the checkpoint '{shown}' is of another recipe, base or data; choose another -o")
+        steps = int(told["steps"])
+        with torch.no_grad():
+            for name, parameter in self._named.items():
+                parameter.copy_(stored[name])
+                self._optimizer.state[parameter] = {
+                    "step": torch.tensor(float(steps)),
+                    "exp_avg": stored[f"{name}/m"].to(parameter.device),
+                    "exp_avg_sq": stored[f"{name}/v"].to(parameter.device),
+                }
+        self._log.losses[:] = stored["losses"].tolist()
+        return steps
+
+    def write(self, steps: int) -> None:
+        """Writes the state as it stands; the file is there whole or not at all."""
+        from safetensors.torch import save_file
+
+        out: dict[str, Tensor] = {"losses": torch.tensor(self._log.losses, dtype=torch.float64)}
+        for name, parameter in self._named.items():
+            state = cast(Mapping[str, Tensor], self._optimizer.state[parameter])
+            out |= {name: parameter.detach(), f"{name}/m": state["exp_avg"], f"{name}/v": state["exp_avg_sq"]}
+        part = self._path.with_name(f".{self._path.name}.{os.getpid()}.part")
+        try:
+            save_file(
+                {k: v.contiguous() for k, v in out.items()}, part, {"digest": self._digest, "steps": str(steps)}
+            )
+            part.replace(self._path)
+        except OSError as error:
+            shown = inert(str(self._path), 200)
+            raise OutputError(f"cannot write the checkpoint '{shown}': {error.strerror}") from error
+        finally:
+            part.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        """What a finished run no longer needs."""
+        self._path.unlink(missing_ok=True)

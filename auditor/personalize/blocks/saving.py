@@ -1,0 +1,104 @@
+"""What a method leaves behind: a file that the ecosystem loads, and a sidecar that says where it comes from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, is_dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from auditor.artifact.safetensors_write import write_arrays
+from auditor.errors import OutputError
+from auditor.pipeline.components import Components
+from auditor.text import inert
+
+__all__ = ["PROVENANCE", "save_provenance", "save_word_vectors"]
+
+PROVENANCE = "provenance.json"
+_PACKAGES = ("torch", "diffusers", "transformers", "peft", "safetensors")
+_FILE_NAMES = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
+
+
+def save_word_vectors(folder: Path, word: str, vectors: Mapping[str, Tensor]) -> Path:
+    """Writes ``learned_embeds.safetensors`` as ``load_textual_inversion`` reads it, float32.
+
+    One text encoder: the word is the key. Two, as in SDXL: ``clip_l`` and ``clip_g``, and the word is in the metadata.
+
+    Args:
+        folder: made if it is not there.
+        word: the learned word.
+        vectors: text encoder to (n, d).
+
+    Raises:
+        OutputError: the file is there already, or cannot be written.
+    """
+    arrays = {
+        (word if len(vectors) == 1 else _FILE_NAMES[encoder]): rows.detach().float().cpu().numpy()
+        for encoder, rows in vectors.items()
+    }
+    _make(folder)
+    return write_arrays(folder / "learned_embeds.safetensors", arrays, {"format": "pt", "name": word})
+
+
+def save_provenance(
+    folder: Path,
+    *,
+    method: str,
+    params: Any,
+    base: Components,
+    images: Sequence[str],
+    files: Sequence[Path],
+    loss: float,
+    extra: Mapping[str, Any] | None = None,
+) -> Path:
+    """Writes ``provenance.json``: base, data, recipe, versions and the hash of what was made.
+
+    Args:
+        folder: where the files are.
+        method: id of the method.
+        params: the recipe, a dataclass.
+        base: the base it was trained on.
+        images: SHA-256 of each picture.
+        files: what was written, hashed here.
+        loss: mean loss of the last tenth of the steps.
+        extra: what else the method wants to say, JSON values.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    assert is_dataclass(params) and not isinstance(params, type)
+    told = {
+        "method": method,
+        "params": asdict(params),
+        "base": {"ref": base.ref, "revision": base.revision, "sha256": base.sha256, "family": base.family},
+        "images": list(images),
+        "loss": loss,
+        "files": {path.relative_to(folder).as_posix(): _sha256(path) for path in files},
+        "packages": {name: metadata.version(name) for name in _PACKAGES},
+        **(extra or {}),
+    }
+    target = folder / PROVENANCE
+    part = target.with_suffix(".part")
+    try:
+        part.write_text(json.dumps(told, indent=2, sort_keys=True, default=str) + "\n", "utf-8")
+        part.replace(target)
+    except OSError as error:
+        raise OutputError(f"cannot write '{inert(str(target), 200)}': {error.strerror}") from error
+    return target
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write in '{inert(str(folder), 200)}': {error.strerror}") from error
