@@ -17,8 +17,8 @@ from urllib.parse import quote
 
 from reports import words
 from reports.model import AuditReport, Outcome, Status
+from reports.paths import Places
 from reports.sarif.alerts import Alert, alerts_of
-from reports.sarif.places import Places
 from reports.sarif.results import artifact_of, physical, result_of_alert
 from reports.sarif.rules import rules_of
 from reports.sarif.text import message, pascal_case, plain, rule_id

@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 from reports import words
 from reports.model import Artifact, Finding, Interval, Result, Waiver
+from reports.paths import Places, public_ref
 from reports.sarif.alerts import Alert
-from reports.sarif.places import Places, is_absolute, last_part
 from reports.sarif.text import message, plain, rule_id
 
 __all__ = ["MAX_LOCATIONS", "artifact_of", "physical", "result_of_alert"]
@@ -107,7 +107,7 @@ def _location(text: str, paths: list[str], artifacts: Mapping[str, int], places:
             return {"physicalLocation": physical(path, artifacts, places, inside)}
     location: dict[str, Any] = {"physicalLocation": physical(paths[0], artifacts, places)}
     if text:
-        name = plain(places.hide(last_part(text) if is_absolute(text) else text))
+        name = plain(places.hide(public_ref(text)))
         kind = "module" if name.replace(".", "_").isidentifier() else "element"
         location["logicalLocations"] = [{"fullyQualifiedName": name, "kind": kind}]
     return location
@@ -131,8 +131,11 @@ def _properties(alert: Alert, left_out: int, places: Places) -> dict[str, Any]:
         out |= _figures(alert.result)
     base = alert.report.subject.base
     if base:
-        ref = last_part(base.ref) if is_absolute(base.ref) else base.ref
-        out["base"] = {"ref": plain(ref), "revision": plain(base.revision), "sha256": plain(base.sha256)}
+        out["base"] = {
+            "ref": plain(public_ref(base.ref)),
+            "revision": plain(base.revision),
+            "sha256": plain(base.sha256),
+        }
     if left_out:
         out["locationsLeftOut"] = left_out
     return out

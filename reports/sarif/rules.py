@@ -11,8 +11,8 @@ from typing import Any
 from reports import words
 from reports.markup import code, prose
 from reports.model import Reference, Severity
+from reports.paths import Places
 from reports.sarif.alerts import LEVELS, Alert
-from reports.sarif.places import Places
 from reports.sarif.text import message, pascal_case, plain, rule_id
 
 __all__ = ["MAX_TAGS", "SECURITY_SEVERITY", "Rules", "rules_of"]

@@ -1,4 +1,4 @@
-"""Where a finding is: relative URIs out of paths as received, and never the layout of somebody's disk."""
+"""Paths as others may see them: relative, percent-encoded, never the layout of somebody's disk."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from urllib.parse import quote
 
-__all__ = ["Places", "is_absolute", "last_part", "relative_uri"]
+__all__ = ["Places", "is_absolute", "last_part", "public_ref", "relative_uri"]
 
 _WINDOWS = re.compile(r"^(?:[A-Za-z]:[\\/]|\\\\)")
 _UNNAMED = "unnamed"
@@ -16,7 +16,7 @@ _UNNAMED = "unnamed"
 
 @dataclass(frozen=True)
 class Places:
-    """The audited paths of a log.
+    """The audited paths of one or more reports.
 
     Attributes:
         uris: relative, percent-encoded URI of each path.
@@ -75,6 +75,11 @@ def last_part(path: str) -> str:
     """The last part of a path, or the whole if it has none."""
     parts = _parts(path)
     return parts[-1] if parts else path
+
+
+def public_ref(ref: str) -> str:
+    """A hub id or relative path as it is, an absolute path by its last part."""
+    return last_part(ref) if is_absolute(ref) else ref
 
 
 def _parts(path: str) -> list[str]:
