@@ -10,6 +10,7 @@
     ├── IncompatibleArtifact     2   an adapter does not fit the base it was put on
     ├── CoverageError            2   weights did not all arrive where they should have
     ├── OutputError              2   a run directory or report could not be written
+    ├── SignatureError           2   a run is not signed, or its signature cannot be read
     ├── BudgetExhausted          3   stopped before the minimum that the policy asks for
     └── MissingExtra             2   an optional package is needed; the message names the extra
 
@@ -39,6 +40,7 @@ __all__ = [
     "OutputError",
     "PolicyError",
     "RefusedArtifact",
+    "SignatureError",
     "UnsupportedArtifact",
     "UsageError",
     "combine_exit_codes",
@@ -112,6 +114,10 @@ class CoverageError(AuditorError):
 
 class OutputError(AuditorError):
     """A run directory or a report could not be written."""
+
+
+class SignatureError(AuditorError):
+    """A signature is missing or cannot be read, so that nothing can be said about the run."""
 
 
 class BudgetExhausted(AuditorError):
