@@ -61,6 +61,8 @@ def write_formats(finished: FinishedRun, writers: Sequence[Writer], out: Path | 
             raise UsageError("only one format can go to stdout; name one with --as")
         sys.stdout.buffer.write(_written(writers[0], finished))
         return
+    # All are made before the first is written: a missing package leaves no half of what was asked for.
+    made = [(writer, _written(writer, finished)) for writer in writers]
     target = finished.path if out is None else out
     try:
         target.mkdir(parents=True, exist_ok=True)
@@ -69,11 +71,11 @@ def write_formats(finished: FinishedRun, writers: Sequence[Writer], out: Path | 
             f"cannot write in '{inert(str(target), 300)}' ({error.strerror}); choose another place with -o"
         ) from error
     own = (finished.path / "report.json").resolve()
-    for writer in writers:
+    for writer, data in made:
         path = target / f"report{writer.SUFFIX}"
         # The run's own report.json is what was audited and may be signed: it is never written again.
         if path.resolve() != own:
-            write_atomic(path, _written(writer, finished))
+            write_atomic(path, data)
         click.echo(inert(str(path), 1000))
     if target.resolve() == finished.path.resolve() and (target / SIGNATURE_FILE).exists():
         click.echo(

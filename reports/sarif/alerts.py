@@ -76,10 +76,15 @@ class Alert:
 
 def alerts_of(reports: Sequence[AuditReport]) -> list[Alert]:
     """All alerts of some reports, strongest first."""
-    found = [
-        alert for report in reports for alert in (*_findings(report), *_failed(report), *_undecided(report))
-    ]
+    found = [alert for report in reports for alert in _alerts(report)]
     return sorted(found, key=lambda alert: alert.rank)
+
+
+def _alerts(report: AuditReport) -> Iterator[Alert]:
+    found = [*_findings(report), *_failed(report)]
+    yield from found
+    if not words.accepted(report) and (_undecided(report) or all(alert.waived for alert in found)):
+        yield _verdict(report)
 
 
 def _findings(report: AuditReport) -> Iterator[Alert]:
@@ -117,20 +122,26 @@ def _failed(report: AuditReport) -> Iterator[Alert]:
         )
 
 
-def _undecided(report: AuditReport) -> Iterator[Alert]:
-    """An audit without a decision: with no alert at all its page would be empty, which reads as clean."""
-    if report.status is Status.SUCCESS and report.verdict.decision is not Decision.INCONCLUSIVE:
-        return
-    meaning = words.DECISIONS[Decision.INCONCLUSIVE]
-    told = words.status_note(report) or meaning.meaning
-    yield Alert(
+def _verdict(report: AuditReport) -> Alert:
+    """The decision itself, where no other alert says so: an empty page reads as clean."""
+    decision = words.DECISIONS[report.verdict.decision]
+    title = f"The decision of the audit is: {decision.title}"
+    if _undecided(report):
+        decision = words.DECISIONS[Decision.INCONCLUSIVE]
+        title = "The audit did not decide: this is not a pass"
+    told = words.status_note(report) or decision.meaning
+    return Alert(
         report,
-        "audit.inconclusive" if report.status is Status.SUCCESS else "audit.incomplete",
+        f"audit.{report.verdict.decision.value}" if report.status is Status.SUCCESS else "audit.incomplete",
         None,
-        "The audit did not decide: this is not a pass",
+        title,
         " ".join((told, *(words.sentence(reason) for reason in report.verdict.reasons))),
-        meaning.advice,
+        decision.advice,
     )
+
+
+def _undecided(report: AuditReport) -> bool:
+    return report.status is not Status.SUCCESS or report.verdict.decision is Decision.INCONCLUSIVE
 
 
 def _digest(*texts: str) -> str:

@@ -22,8 +22,6 @@ NAME = "junit"
 MEDIA_TYPE = "application/xml"
 SUFFIX = ".xml"
 
-_ACCEPTED = (Decision.ACCEPT, Decision.ACCEPT_WITH_CONDITIONS)
-
 
 def write(report: AuditReport, evidence: Callable[[str], bytes]) -> bytes:
     """One test suite in the dialect that Jenkins, GitLab and GitHub actions read.
@@ -124,14 +122,13 @@ def _verdict(report: AuditReport) -> ElementTree.Element:
     case = _case("audit.verdict", 0.0)
     decision = report.verdict.decision
     body = "\n".join([words.DECISIONS[decision].meaning, *report.verdict.reasons])
-    if report.status is not Status.SUCCESS:
-        _end(case, "error", report.status.value, words.status_note(report), body)
-    elif decision is Decision.INCONCLUSIVE:
-        _end(case, "error", "inconclusive", words.DECISIONS[decision].meaning, body)
-    elif decision not in _ACCEPTED:
-        _end(case, "failure", decision.value, words.DECISIONS[decision].meaning, body)
-    else:
+    if words.accepted(report):
         ElementTree.SubElement(case, "system-out").text = _block(body)
+    elif report.status is not Status.SUCCESS:
+        _end(case, "error", report.status.value, words.status_note(report), body)
+    else:
+        tag = "error" if decision is Decision.INCONCLUSIVE else "failure"
+        _end(case, tag, decision.value, words.DECISIONS[decision].meaning, body)
     return case
 
 

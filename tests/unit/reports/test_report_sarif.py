@@ -6,11 +6,14 @@ from typing import Any
 from urllib.parse import unquote
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic_sarif.model import StaticAnalysisResultsFormatSarifVersion210JsonSchema as Schema
 from report_hostile import HOSTILE
 from report_samples import SAMPLES, accept, empty, inconclusive, reject
 
-from reports.model import AuditReport, Finding, Outcome, Reference, Severity, Waiver
+from reports.model import AuditReport, Decision, Finding, Outcome, Reference, Severity, Waiver
+from reports.paths import relative_uri
 from reports.sarif import log
 from reports.sarif.log import render
 from reports.sarif.results import MAX_LOCATIONS
@@ -199,6 +202,14 @@ def test_what_has_no_answer_is_a_notification_and_no_empty_page() -> None:
     assert "not a pass" in result["message"]["text"]
 
 
+def test_a_decision_that_nothing_else_shows_is_an_alert() -> None:
+    report = accept()[0]
+    verdict = report.verdict.model_copy(update={"decision": Decision.QUARANTINE, "reasons": ("refused",)})
+    [result] = run_of(report.model_copy(update={"verdict": verdict}))["results"]
+    assert result["ruleId"] == "audit.quarantine"
+    assert "Quarantine" in result["message"]["text"]
+
+
 def test_a_clean_report_has_no_result_and_says_what_passed() -> None:
     run = run_of(accept()[0])
     assert run["results"] == []
@@ -289,6 +300,16 @@ def test_paths_become_relative_uris(path: str, uri: str) -> None:
     run = run_of(with_path(reject()[0], path))
     assert run["artifacts"][0]["location"]["uri"] == uri
     assert not unquote(uri).startswith("/")
+
+
+@settings(deadline=None, derandomize=True, max_examples=300)
+@given(
+    st.text(alphabet=st.characters(codec=None), max_size=30) | st.text(alphabet="./\\:Ca%20 ~", max_size=12)
+)
+def test_any_path_becomes_a_relative_uri_that_does_not_climb(path: str) -> None:
+    uri = relative_uri(path)
+    assert URI.fullmatch(uri)
+    assert not {".", ".."} & set(uri.split("/"))
 
 
 def test_absolute_folders_are_nowhere_in_the_file() -> None:
