@@ -43,6 +43,8 @@ class Places:
 
     def hide(self, text: str) -> str:
         """The text without absolute folders of audited files."""
+        if "/" not in text and "\\" not in text:
+            return text
         for folder in self.folders:
             text = text.replace(folder, "")
         return text

@@ -66,6 +66,8 @@ def make_keys(path: Path) -> str:
         PublicFormat,
     )
 
+    if not path.name:
+        raise UsageError(f"'{inert(str(path), 300)}' is a folder; name a file for the private key")
     public_path = path.with_name(path.name + ".pub")
     for each in (path, public_path):
         if os.path.lexists(each):
@@ -100,17 +102,18 @@ def sign_run(run: Path, key_path: Path, *, replace: bool = False) -> Check:
         OutputError: a file of evidence is missing or changed, or the signature cannot be written.
     """
     key = _private_key(key_path)
-    finished = open_run(run)
     shown = inert(str(run), 300)
     target = run / SIGNATURE_FILE
     if os.path.lexists(target) and not replace:
         raise UsageError(f"{shown} is signed already; --replace signs it again")
-    evidence = [item for result in finished.report.results for item in result.evidence]
-    for item in (*evidence, *(each for finding in finished.report.findings for each in finding.evidence)):
-        finished.evidence(item.sha256)
-    files, odd = _files(run)
+    # A link is found before anything behind it is read.
+    files, odd = _files(run) if os.path.lexists(run / REPORT) else ({}, ())
     if odd:
         raise SignatureError(f"{shown} holds '{inert(odd[0], 200)}', which is not a file: nothing was signed")
+    finished = open_run(run)
+    for shown_by in (finished.report.results, finished.report.findings):
+        for sha256 in (item.sha256 for each in shown_by for item in each.evidence):
+            finished.evidence(sha256)
     try:
         data = sign(files, key, tool=_tool(), created=_now())
     except ValueError as problem:

@@ -37,7 +37,7 @@ def result_of_alert(
         "ruleId": name,
         "ruleIndex": rules[name],
         "level": alert.level,
-        "message": message(places.hide(_told(alert, left_out))),
+        "message": message(_told(alert, left_out, places)),
         "partialFingerprints": {
             "auditorFinding/v1": plain(alert.fingerprint),
             # The one that code scanning tracks an alert by.
@@ -79,14 +79,16 @@ def physical(path: str, artifacts: Mapping[str, int], places: Places, below: str
     return {"artifactLocation": where, "region": {"startLine": 1}}
 
 
-def _told(alert: Alert, left_out: int) -> str:
-    parts = [words.sentence(alert.title), words.sentence(alert.why[:600])]
-    if alert.result and alert.result.value is not None:
-        parts.append(f"Measured: {words.measurement(alert.result)}; {words.baseline(alert.result)}.")
+def _told(alert: Alert, left_out: int, places: Places) -> str:
+    """What is longer than a page shows loses its figures first, which are properties too."""
+    title, why = plain(places.hide(alert.title)), plain(places.hide(alert.why), 600)
+    parts = [words.sentence(title), words.sentence(why)]
     if len(alert.findings) > 1:
         parts.append(f"{len(alert.findings):,} findings of this rule are one alert.")
     if left_out:
         parts.append(f"{left_out:,} further places are left out.")
+    if alert.result and alert.result.value is not None:
+        parts.append(f"Measured: {words.measurement(alert.result)}; {words.baseline(alert.result)}.")
     return " ".join(parts)
 
 

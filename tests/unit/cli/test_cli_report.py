@@ -180,6 +180,7 @@ def test_no_signature_or_none_that_can_be_read_ends_with_2(finished, key, capsys
         (("sign", "{run}", "--key", "{key}.pub"), "is a public key"),
         (("sign", "{folder}", "--key", "{key}"), "is not the directory of a run"),
         (("keygen", "-o", "{key}"), "not written over"),
+        (("keygen", "-o", "/"), "is a folder"),
         (("{run}", "--as", "htlm"), "did you mean 'html'"),
         (("{run}", "--as", ","), "names no format"),
         (("{run}", "--as", "md,csv", "-o", "-"), "only one format"),

@@ -233,6 +233,16 @@ def test_a_run_with_links_or_unreadable_names_is_not_signed(run: Path, keys: Pat
     assert verify_run(run, keys / "audit.pub").check.added == ("\udcff",)
 
 
+def test_nothing_behind_a_link_is_read_when_signing(run: Path, keys: Path, tmp_path: Path) -> None:
+    for name in ("report.json", "evidence"):
+        (run / name).rename(tmp_path / name)
+        (run / name).symlink_to(tmp_path / "a folder that is not there")
+        with pytest.raises(SignatureError, match=f"'{name}', which is not a file"):
+            sign_run(run, keys / "audit", replace=True)
+        (run / name).unlink()
+        (tmp_path / name).rename(run / name)
+
+
 def test_a_run_whose_evidence_is_gone_is_not_signed(run: Path, keys: Path) -> None:
     first(run, "evidence/*.svg").write_bytes(b"x")
     with pytest.raises(OutputError, match="was changed"):
