@@ -302,6 +302,15 @@ def test_paths_become_relative_uris(path: str, uri: str) -> None:
     assert not unquote(uri).startswith("/")
 
 
+def test_no_placeholder_and_no_link_can_form_in_a_message() -> None:
+    finding = reject()[0].findings[1].model_copy(update={"title": "{0} [x](1) {{1}}", "rule_id": "r"})
+    run = run_of(with_findings(finding))
+    [result] = [each for each in run["results"] if each["ruleId"] == "r"]
+    assert result["message"]["text"].startswith("{{0}} [x] (1) {{{{1}}}}.")
+    [rule] = [each for each in run["tool"]["driver"]["rules"] if each["id"] == "r"]
+    assert rule["shortDescription"]["text"] == "{{0}} [x] (1) {{{{1}}}}"
+
+
 @settings(deadline=None, derandomize=True, max_examples=300)
 @given(
     st.text(alphabet=st.characters(codec=None), max_size=30) | st.text(alphabet="./\\:Ca%20 ~", max_size=12)

@@ -142,6 +142,15 @@ def test_the_key_in_the_file_is_not_trusted() -> None:
     assert (found.genuine, found.expected) == (False, False)
 
 
+def test_a_genuine_signature_under_another_name_is_not_intact() -> None:
+    def rename(body: Any) -> None:
+        theirs = json.loads(signed(OTHER))["signature"]
+        body["signature"] |= {"key": theirs["key"], "public_key": theirs["public_key"]}
+
+    found = check(edited(rename), FILES, KEY.public_key())
+    assert (found.expected, found.intact) == (False, False)
+
+
 @settings(deadline=None, derandomize=True, max_examples=400)
 @given(st.integers(0, len(signed()) - 1), st.integers(1, 255))
 def test_any_changed_byte_of_the_signature_file_is_detected(place: int, flip: int) -> None:

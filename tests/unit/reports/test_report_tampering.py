@@ -209,6 +209,12 @@ def test_links_and_pipes_are_named_and_never_opened(
     assert not {path.name for path in opened} & {"link.png", "elsewhere", "pipe", "report.html", "secret"}
 
 
+def test_a_link_alone_is_enough(run: Path, keys: Path, tmp_path: Path) -> None:
+    (run / "evidence" / "link.png").symlink_to(tmp_path)
+    found = verify_run(run, keys / "audit.pub")
+    assert (found.check.intact, found.odd, found.intact) == (True, ("evidence/link.png",), False)
+
+
 def test_a_signature_that_is_a_link_is_not_followed(run: Path, keys: Path, tmp_path: Path) -> None:
     (run / SIGNATURE_FILE).rename(tmp_path / "signature")
     (run / SIGNATURE_FILE).symlink_to(tmp_path / "signature")
