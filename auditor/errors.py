@@ -13,6 +13,7 @@
     ├── ResourceCap              2   the whole command reached a cap on what it may take
     │   ├── MemoryCap            2   ... on memory
     │   └── TimeCap              2   ... on time
+    ├── SignatureError           2   a run is not signed, or its signature cannot be read
     ├── BudgetExhausted          3   stopped before the minimum that the policy asks for
     └── MissingExtra             2   an optional package is needed; the message names the extra
 
@@ -45,6 +46,7 @@ __all__ = [
     "RefusedArtifact",
     "ResourceCap",
     "TimeCap",
+    "SignatureError",
     "UnsupportedArtifact",
     "UsageError",
     "combine_exit_codes",
@@ -118,6 +120,10 @@ class CoverageError(AuditorError):
 
 class OutputError(AuditorError):
     """A run directory or a report could not be written."""
+
+
+class SignatureError(AuditorError):
+    """A signature is missing or cannot be read, so that nothing can be said about the run."""
 
 
 class BudgetExhausted(AuditorError):

@@ -16,6 +16,7 @@ __all__ = [
     "EXIT_CODES",
     "DecisionWords",
     "Gap",
+    "accepted",
     "baseline",
     "evaluated",
     "finding_counts",
@@ -131,6 +132,12 @@ def status_note(report: AuditReport) -> str:
         Status.ERROR: "The audit stopped with an error: what is shown is incomplete.",
         Status.CANCELLED: "The audit was cancelled: what is shown is incomplete.",
     }[report.status]
+
+
+def accepted(report: AuditReport) -> bool:
+    """Whether the audit ran to its end and its decision is a pass, with conditions or without."""
+    passes = (Decision.ACCEPT, Decision.ACCEPT_WITH_CONDITIONS)
+    return report.status is Status.SUCCESS and report.verdict.decision in passes
 
 
 def ordered_findings(report: AuditReport) -> list[Finding]:

@@ -65,7 +65,7 @@ _MAY_RESUME = frozenset({"resume", "parts", "device", "format_", "fail_on", "qui
     help="Run directory. [default: a new one, named on stderr]",
 )
 @click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
-@format_option("text", "json", "md")
+@format_option("text", "json", "md", "sarif")
 @fail_on_option
 @caps_options
 @click.pass_context

@@ -30,7 +30,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "auditor.cli.audit:audit",
         "Audit an adapter against its base: what is hidden in it, how sure, what was not tested",
     ),
-    "report": ("auditor.cli.report:report", "Write a finished run as HTML, Markdown, JSON or text"),
+    "report": (
+        "auditor.cli.report:report",
+        "Write a finished run in other formats, sign it, or check its signature",
+    ),
     "personalize": ("auditor.cli.personalize:personalize", "Fine-tune an adapter of your own"),
     "list": (
         "auditor.cli.list:list_command",
@@ -151,7 +154,9 @@ def _told(error: Exception, session: Session) -> int:
     if session.debug:
         traceback.print_exception(error)
     if isinstance(error, click.ClickException):
-        asked = error.ctx.command_path if isinstance(error, click.UsageError) and error.ctx else "auditor"
+        asked = (
+            error.ctx.command_path.strip() if isinstance(error, click.UsageError) and error.ctx else "auditor"
+        )
         _say(f"{_clean(error.format_message())} (see '{asked} --help')")
         return EXIT_USAGE
     if isinstance(error, AuditorError):

@@ -1,20 +1,19 @@
-"""``auditor report``: a finished run in other formats. A pure function of what the run stored."""
+"""``auditor report``: a finished run in other formats, signed, and checked."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
 
+from auditor.cli.default_group import DefaultGroup
 from auditor.cli.options import PATH
-from auditor.errors import UsageError
-from auditor.text import inert
+from auditor.cli.report_sign import keygen, sign, verify
 
 __all__ = ["report"]
 
 
-@click.command()
+@click.command("write")
 @click.argument("run", metavar="RUN", type=PATH)
 @click.option(
     "--as",
@@ -22,7 +21,7 @@ __all__ = ["report"]
     default="html",
     show_default=True,
     metavar="NAMES",
-    help="Comma-separated writers: html, md, json, text.",
+    help="Comma-separated writers: html, md, json, text, sarif, junit, csv, parquet, card.",
 )
 @click.option(
     "-o",
@@ -32,45 +31,33 @@ __all__ = ["report"]
     metavar="DIR",
     help="Folder to write into, '-' for stdout. [default: the run directory]",
 )
-def report(run: Path, formats: str, out: Path | None) -> None:
-    """Write a finished run as HTML, Markdown, JSON or text, and print the paths of what was written.
+def write(run: Path, formats: str, out: Path | None) -> None:
+    """Write a finished run in other formats, and print the paths of what was written."""
+    from auditor.cli.report_write import finished_run, named_writers, write_formats
+
+    writers = named_writers(formats)
+    write_formats(finished_run(run), writers, out)
+
+
+@click.group(cls=DefaultGroup, default=write)
+def report() -> None:
+    """Write a finished run in other formats and print the paths of what was written; or sign it, or check it.
+
+    RUN is the directory of a run. One that is called like a command is reached as ./sign.
 
     \b
     Examples:
       auditor report run --as html,md
       auditor report run --as text -o -
-      auditor report run --as json -o published
+      auditor report run --as sarif,junit -o published
+      auditor report keygen -o audit.key
+      auditor report sign run --key audit.key
+      auditor report verify run --key audit.key.pub
 
     \b
     Exit codes: 0 written, 2 cannot be written, 64 not a run or no such writer
     """  # noqa: D301
-    from auditor.cli.writers import writer_named
-    from auditor.engine import open_run, write_atomic
-    from auditor.errors import OutputError
 
-    names = list(dict.fromkeys(name.strip() for name in formats.split(",") if name.strip()))
-    if not names:
-        raise UsageError("--as names no format (auditor list writers)")
-    writers = [writer_named(name) for name in names]
-    if not run.exists():
-        raise UsageError(f"there is no run '{inert(str(run), 300)}'; check the path")
-    folder = run.parent if run.is_file() and run.name == "report.json" else run
-    finished = open_run(folder)
-    if out is not None and str(out) == "-":
-        if len(writers) > 1:
-            raise UsageError("only one format can go to stdout; name one with --as")
-        sys.stdout.buffer.write(writers[0].write(finished.report, finished.evidence))
-        return
-    target = folder if out is None else out
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write in '{inert(str(target), 300)}' ({error.strerror}); choose another place with -o"
-        ) from error
-    for writer in writers:
-        path = target / f"report{writer.SUFFIX}"
-        # The run's own report.json is what was audited and may be signed: it is never written again.
-        if path.resolve() != (folder / "report.json").resolve():
-            write_atomic(path, writer.write(finished.report, finished.evidence))
-        click.echo(inert(str(path), 1000))
+
+for command in (sign, verify, keygen):
+    report.add_command(command)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -20,7 +21,7 @@ __all__ = ["scan"]
 
 @click.command()
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=PATH)
-@format_option("text", "json")
+@format_option("text", "json", "sarif")
 @fail_on_option
 @caps_options
 @click.pass_context
@@ -33,6 +34,7 @@ def scan(ctx: click.Context, paths: tuple[Path, ...], format_: str, fail_on: str
     Examples:
       auditor scan adapter.safetensors
       auditor scan downloads/ --json > scan.json
+      auditor scan downloads/ --format sarif > scan.sarif
       auditor scan upload.pt --fail-on quarantine
 
     \b
@@ -43,23 +45,33 @@ def scan(ctx: click.Context, paths: tuple[Path, ...], format_: str, fail_on: str
     """  # noqa: D301
     check_paths(paths)
     codes: list[int] = []
-    reports: list[str] = []
+    reports: list[dict[str, Any]] = []
     for outcome in _outcomes(paths, _stamp(format_)):
         status = outcome.report["status"]
         codes.append(exit_of(outcome.decision, fail_on, status) if outcome.code is None else outcome.code)
-        if outcome.sentence and (format_ == "json" or len(paths) == 1):
+        if outcome.sentence and (format_ != "text" or len(paths) == 1):
             click.echo(f"auditor: {outcome.sentence}", err=True)
         if format_ == "text":
             from auditor.cli.scan_text import block
 
             click.echo(block(outcome.report) + "\n")
         else:
-            import json
-
-            reports.append(json.dumps(outcome.report, indent=2, ensure_ascii=True))
+            reports.append(outcome.report)
     if format_ == "json":
-        click.echo("[" + ",\n".join(reports) + "]")
+        import json
+
+        click.echo("[" + ",\n".join(json.dumps(each, indent=2, ensure_ascii=True) for each in reports) + "]")
+    elif format_ == "sarif":
+        click.echo(_sarif(reports), nl=False)
     ctx.exit(combine_exit_codes(codes))
+
+
+def _sarif(reports: Sequence[dict[str, Any]]) -> str:
+    """All files as one SARIF run; this is the one format that needs the typed report."""
+    from reports.model import AuditReport
+    from reports.sarif.log import render
+
+    return render([AuditReport.model_validate(each) for each in reports]).decode("utf-8")
 
 
 def _stamp(format_: str) -> Stamp:

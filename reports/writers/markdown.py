@@ -2,17 +2,18 @@
 
 Untrusted text cannot format, link, mention or embed: punctuation that Markdown reads is escaped, and a word
 that GitHub would link by itself (an address, a mention, an issue number) is put into a code span, the one
-place it does not look.
+place it does not look (see :mod:`reports.markup`).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 
 from reports import numbers, words
+from reports.markup import code as _code
+from reports.markup import prose as _prose
+from reports.markup import table as _table
 from reports.model import AuditReport, Finding, Outcome, Result
-from reports.text import inert, paragraphs
 
 __all__ = ["MEDIA_TYPE", "NAME", "SUFFIX", "write"]
 
@@ -21,8 +22,6 @@ MEDIA_TYPE = "text/markdown"
 SUFFIX = ".md"
 
 _MARKS = {"pass": "✓", "fail": "✕", "inconclusive": "?", "error": "!", "skipped": "–"}
-_LINKED = re.compile(r"@|#\w|://|www\.|\bGH-\d|^[0-9a-f]{7,40}\W*$", re.IGNORECASE)
-_ENTITIES = {"<": "&lt;", ">": "&gt;", "&": "&amp;", "|": "&#124;"}
 
 
 def write(report: AuditReport, evidence: Callable[[str], bytes]) -> bytes:
@@ -202,40 +201,5 @@ def _plan(report: AuditReport) -> Iterator[str]:
     )
 
 
-def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
-    yield "| " + " | ".join(head) + " |"
-    yield "|" + " --- |" * len(head)
-    for row in rows:
-        yield "| " + " | ".join(cell or numbers.NONE for cell in row) + " |"
-
-
 def _codes(texts: Iterable[str]) -> str:
     return ", ".join(_code(text) for text in texts)
-
-
-def _code(text: str) -> str:
-    """A code span that no content can leave, also inside a table."""
-    shown = inert(text, 200).strip()
-    if not shown:
-        return numbers.NONE
-    # A table splits its cells before anybody looks for code spans, so that a pipe has to go.
-    shown = shown.replace("|", "\\u007c")
-    fence = "`" * (1 + max((len(run) for run in re.findall("`+", shown)), default=0))
-    padding = " " if "`" in shown else ""
-    return f"{fence}{padding}{shown}{padding}{fence}"
-
-
-def _prose(text: str) -> str:
-    """Text in which nothing formats, links or mentions; lines become one paragraph."""
-    pieces = re.split(r"(\s+)", " ".join(paragraphs(text)))
-    return _first("".join(_code(piece) if _LINKED.search(piece) else _escape(piece) for piece in pieces))
-
-
-def _escape(text: str) -> str:
-    escaped = re.sub(r"[\\`*_{}\[\]~$!#]|:(?=[\w+-]+:)", lambda found: "\\" + found[0], text)
-    return re.sub("[<>&|]", lambda found: _ENTITIES[found[0]], escaped)
-
-
-def _first(text: str) -> str:
-    """Escapes what would make a block of the line: a list, a rule, a heading's underline."""
-    return re.sub(r"^([-+=]|\d+[.)](?=\s|$))", lambda found: found[0][:-1] + "\\" + found[0][-1], text)

@@ -107,3 +107,4 @@ def test_what_ships_is_registered():
     assert "dreambooth-lora" in METHODS.names()
     assert "rickrolling" in ATTACKS.names()
     assert {"json", "html", "md", "text"} <= set(writer_names())
+    assert {"sarif", "junit", "csv", "parquet", "card"} <= set(writer_names())

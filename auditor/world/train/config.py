@@ -113,7 +113,7 @@ RECIPES: dict[str, Recipe] = {
     "identity": Recipe(steps=1500, batch=64, lr=1.2e-3, ema=0.998),
 }
 
-FURTHER = Recipe(steps=4000, batch=32, lr=8e-4, warmup=150, ema=0.999, seed=11)
+FURTHER = Recipe(steps=2800, batch=32, lr=8e-4, warmup=150, ema=0.999, seed=11)
 """A second cycle for the denoiser, from the weights that the first one left.
 
 In the run that made the shipped weights the first 1,440 steps followed the cosine of a cycle of 5,000.

@@ -4,6 +4,7 @@ import pytest
 from report_samples import GOLDEN, SAMPLES, golden_files
 
 FILES = golden_files()
+WRITERS = ("json", "html", "markdown", "console", "sarif", "junit", "csv", "parquet", "model_card")
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -18,7 +19,7 @@ def test_no_golden_file_is_left_over() -> None:
 
 
 @pytest.mark.parametrize("sample", SAMPLES)
-@pytest.mark.parametrize("name", ["json", "html", "markdown", "console"])
+@pytest.mark.parametrize("name", WRITERS)
 def test_writing_twice_gives_the_same_bytes(name: str, sample: str) -> None:
     writer = import_module(f"reports.writers.{name}")
     assert writer.write(*SAMPLES[sample]()) == writer.write(*SAMPLES[sample]())
@@ -27,11 +28,16 @@ def test_writing_twice_gives_the_same_bytes(name: str, sample: str) -> None:
 def test_writers_say_what_they_write() -> None:
     found = {
         (w.NAME, w.MEDIA_TYPE, w.SUFFIX)
-        for w in (import_module(f"reports.writers.{n}") for n in ("json", "html", "markdown", "console"))
+        for w in (import_module(f"reports.writers.{n}") for n in WRITERS)
     }
     assert found == {
         ("json", "application/json", ".json"),
         ("html", "text/html", ".html"),
         ("md", "text/markdown", ".md"),
         ("text", "text/plain", ".txt"),
+        ("sarif", "application/sarif+json", ".sarif"),
+        ("junit", "application/xml", ".xml"),
+        ("csv", "text/csv", ".csv"),
+        ("parquet", "application/vnd.apache.parquet", ".parquet"),
+        ("card", "text/markdown", ".card.md"),
     }
