@@ -31,10 +31,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "Audit an adapter against its base: what is hidden in it, how sure, what was not tested",
     ),
     "report": ("auditor.cli.report:report", "Write a finished run as HTML, Markdown, JSON or text"),
+    "policy": ("auditor.cli.policy:policy", "List, show and check policies"),
     "personalize": ("auditor.cli.personalize:personalize", "Fine-tune an adapter of your own"),
     "list": (
         "auditor.cli.list:list_command",
-        "List probes, attacks, defenses, watermarks, methods or writers",
+        "List probes, attacks, defenses, watermarks, methods, writers or mappings",
     ),
     "explain": (
         "auditor.cli.explain:explain",

@@ -64,4 +64,6 @@ def render(report: AuditReport, evidence: Callable[[str], bytes], *, show_sensit
         gaps=words.gaps(report),
         effects=words.smallest_effects(report),
         evaluated=words.evaluated(report),
+        reasons=words.reasons(report),
+        control_groups=words.controls_by_scheme(report),
     )
