@@ -109,7 +109,6 @@ EXIT_CODES: tuple[tuple[str, str], ...] = (
 )
 
 
-
 @dataclass(frozen=True)
 class ControlWords:
     """A control's status for people: its name, and what it means."""
@@ -173,7 +172,7 @@ class ControlGroup:
     @property
     def counts(self) -> list[tuple[str, str, int]]:
         """Status, its name, and how many controls have it, where there are any."""
-        found = Counter(control.status for control in self.controls)
+        found: Counter[str] = Counter(control.status for control in self.controls)
         return [(status, CONTROLS[status].title, found[status]) for status in CONTROLS if found[status]]
 
     @property
@@ -316,7 +315,11 @@ def baseline(result: Result) -> str:
 def gaps(report: AuditReport) -> list[Gap]:
     """Everything that was not assessed: coverage, probes without an answer, then the stated limitations."""
     told = {(item.topic, item.text.partition(" ")[0]) for item in report.limitations}
-    out = [] if any(topic == "coverage" for topic, _ in told) else [Gap("Coverage", t) for t in _coverage_gaps(report)]
+    out = (
+        []
+        if any(topic == "coverage" for topic, _ in told)
+        else [Gap("Coverage", t) for t in _coverage_gaps(report)]
+    )
     answered = {result.probe for result in report.results}
     out += [
         Gap(result.probe, f"{result.outcome.value}: {sentence(result.reason) or 'no reason was given.'}")

@@ -53,7 +53,7 @@ def list_policies(format_: str) -> None:
 @click.argument("name")
 @json_option
 def show(name: str, format_: str) -> None:
-    """Print a shipped policy as it is written, with its comments, or a policy file with every default."""
+    """Print a policy as it is written, with its comments; with --json, every default is filled in."""
     from auditor.policy import load_policy, policy_path
 
     rules = load_policy(name)

@@ -73,7 +73,9 @@ def report(run: Path, formats: str, mappings: tuple[str, ...], out: Path | None)
         return
     target = folder if out is None else out
     if mappings and "json" in names and target.resolve() == folder.resolve():
-        raise UsageError("--map adds controls, and the run's own report.json is never changed; name a folder with -o")
+        raise UsageError(
+            "--map adds controls, and the run's own report.json is never changed; name a folder with -o"
+        )
     try:
         target.mkdir(parents=True, exist_ok=True)
     except OSError as error:

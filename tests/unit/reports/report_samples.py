@@ -321,7 +321,9 @@ def waived() -> Sample:
                 n=1,
                 unit="rules",
             ),
-            result("static.claims", Outcome.PASS, calibrated=True, statistic="claims contradicted", value=1, n=1),
+            result(
+                "static.claims", Outcome.PASS, calibrated=True, statistic="claims contradicted", value=1, n=1
+            ),
             result(
                 "backdoor.vocabulary_shift",
                 Outcome.PASS,

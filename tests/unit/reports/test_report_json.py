@@ -109,7 +109,7 @@ def test_writers_run_without_torch_or_the_auditor() -> None:
         "import sys, importlib\n"
         "for name in ('json', 'html', 'markdown', 'console'):\n"
         "    importlib.import_module('reports.writers.' + name)\n"
-        "import reports.index, reports.load, reports.schema\n"
+        "import reports.index, reports.load, reports.mapping, reports.schema\n"
         "heavy = {'torch', 'auditor', 'numpy', 'scipy', 'matplotlib', 'diffusers', 'transformers'}\n"
         "bad = {m.partition('.')[0] for m in sys.modules} & heavy\n"
         "sys.exit(', '.join(sorted(bad)) or 0)"
