@@ -22,13 +22,14 @@ __all__ = [
     "Gap",
     "Reason",
     "baseline",
+    "beyond",
     "controls_by_scheme",
     "evaluated",
     "finding_counts",
-    "gap_topics",
     "gaps",
     "how_sure",
     "measurement",
+    "not_tested",
     "ordered_findings",
     "reasons",
     "result_behind",
@@ -198,7 +199,9 @@ def reasons(report: AuditReport) -> list[Reason]:
             out.append(Reason("", text))
         else:
             same = label == report.verdict.decision
-            out.append(Reason("" if same else _REASON_LABELS[label], rest))
+            first = rest.partition(" ")[0]  # a probe's id keeps its letters
+            text = rest[:1].upper() + rest[1:] if first.isalpha() else rest
+            out.append(Reason("" if same else _REASON_LABELS[label], text))
     return out
 
 
@@ -313,7 +316,10 @@ def baseline(result: Result) -> str:
 
 
 def gaps(report: AuditReport) -> list[Gap]:
-    """Everything that was not assessed: coverage, probes without an answer, then the stated limitations."""
+    """Everything that was not assessed: coverage, probes without an answer, then the stated limitations.
+
+    What is said of a probe that gave a calibrated answer is not among them; see :func:`beyond`.
+    """
     told = {(item.topic, item.text.partition(" ")[0]) for item in report.limitations}
     out = (
         []
@@ -329,12 +335,25 @@ def gaps(report: AuditReport) -> list[Gap]:
     out += [
         Gap(p.id, "planned, and ended without a result.") for p in report.plan.probes if p.id not in answered
     ]
-    return out + [Gap(item.topic, item.text) for item in report.limitations]
+    sound = _sound_probes(report)
+    return out + [Gap(item.topic, item.text) for item in report.limitations if item.topic not in sound]
 
 
-def gap_topics(report: AuditReport) -> list[str]:
-    """What was not assessed by topic, each once; raw text."""
-    return list(dict.fromkeys(gap.topic for gap in gaps(report)))
+def beyond(report: AuditReport) -> list[Gap]:
+    """What lies beyond the tests that gave a calibrated answer, by probe."""
+    sound = _sound_probes(report)
+    return [Gap(item.topic, item.text) for item in report.limitations if item.topic in sound]
+
+
+def not_tested(report: AuditReport, most: int = 8) -> str:
+    """In one phrase, what was not assessed, by topic; raw text."""
+    topics = list(dict.fromkeys(gap.topic for gap in gaps(report)))
+    out = ", ".join(topics[:most]) + (f" and {len(topics) - most} more" if len(topics) > most else "")
+    limited = len({gap.topic for gap in beyond(report)})
+    if not limited:
+        return out or "nothing that the plan asked for"
+    tests = "the test that ran" if limited == 1 else f"each of {limited} tests that ran"
+    return f"{out}; and what lies beyond {tests}" if out else f"what lies beyond {tests}"
 
 
 def how_sure(report: AuditReport) -> str:
@@ -353,6 +372,11 @@ def how_sure(report: AuditReport) -> str:
         )
     elif not loose:
         out.append("None of the answers was judged beside clean adapters.")
+    banks = [result.bank for result in judged if result.bank and result.bank.realised_fpr_ci]
+    if banks:
+        loosest = max(banks, key=lambda bank: bank.realised_fpr_ci.high if bank.realised_fpr_ci else 0.0)
+        which = ", in the bank that gives most" if len(banks) > 1 else ""
+        out.append(f"False alarms on clean adapters that were held out{which}: {realised_fpr(loosest)}.")
     if loose:
         more = f" and {len(loose) - 5} more" if len(loose) > 5 else ""
         shown = ", ".join(loose[:5])
@@ -365,6 +389,12 @@ def how_sure(report: AuditReport) -> str:
 def smallest_effects(report: AuditReport) -> list[Result]:
     """Results that state the smallest effect they could have seen."""
     return [result for result in report.results if result.min_detectable_effect is not None]
+
+
+def _sound_probes(report: AuditReport) -> set[str]:
+    """Probes of which every result is a calibrated pass or fail."""
+    weak = {r.probe for r in report.results if r.outcome in _NOT_EVALUATED or not r.calibrated}
+    return {result.probe for result in report.results} - weak
 
 
 def _coverage_gaps(report: AuditReport) -> list[str]:

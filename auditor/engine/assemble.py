@@ -15,17 +15,17 @@ __all__ = ["assemble", "limitations"]
 
 STANDING = (
     Limitation(
-        topic="scope",
+        topic="behaviour that no probe looks for",
         text="Only the probes listed in the plan looked at this artifact; behaviour that none of them "
         "looks for was not tested.",
     ),
     Limitation(
-        topic="base",
+        topic="other bases and strengths",
         text="The artifact was tested on one base, at its full strength and by itself; on another base, at "
         "another scale or merged with other adapters it may behave differently.",
     ),
     Limitation(
-        topic="error rates",
+        topic="an attacker who knows the probes",
         text="Error rates hold for adapters like those in the banks named in the plan; an attacker who knows "
         "the probes may make an artifact that they do not see.",
     ),

@@ -17,7 +17,7 @@ from reports.model import Finding, Limitation, Severity, Waiver
 __all__ = ["day_of", "is_active", "is_broad", "matches", "named", "waive"]
 
 SEVERITIES = tuple(Severity)
-TOPIC = "waivers"
+TOPIC = "unused waivers"
 
 
 def waive(rules: Rules, findings: Sequence[Finding], *, artifacts: Sequence[str], created: str) -> Waived:

@@ -57,11 +57,9 @@ def _verdict(report: AuditReport) -> Iterator[list[str]]:
     reason = words.reasons(report)[0].text if report.verdict.reasons else decision.meaning
     yield _entry("VERDICT", f"{decision.title.upper()}: {_flat(reason)}")
     yield _entry("STRONGEST", _strongest(report))
-    gaps = words.gaps(report)
-    topics = [inert(topic, 40) for topic in words.gap_topics(report)]
-    yield _entry(
-        "NOT TESTED", f"{len(gaps)}: {', '.join(topics)}" if gaps else "nothing that the plan asked for"
-    )
+    count = len(words.gaps(report)) + len(words.beyond(report))
+    told = inert(words.not_tested(report), 400)
+    yield _entry("NOT TESTED", f"{count}: {told}" if count else told)
 
 
 def _strongest(report: AuditReport) -> str:
@@ -146,6 +144,8 @@ def _not_tested(report: AuditReport) -> Iterator[str]:
     yield from ("", "NOT TESTED")
     for gap in words.gaps(report):
         yield from _wrapped(f"{_flat(gap.topic)}: {_flat(gap.text)}", first="  - ", indent="    ")
+    for gap in words.beyond(report):
+        yield from _wrapped(f"beyond {_flat(gap.topic)}: {_flat(gap.text)}", first="  - ", indent="    ")
     for result in words.smallest_effects(report):
         smallest = numbers.quantity(result.min_detectable_effect, result.unit)
         yield from _wrapped(

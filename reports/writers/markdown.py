@@ -89,7 +89,10 @@ def _finding(finding: Finding, result: Result | None) -> Iterator[str]:
 def _not_tested(report: AuditReport) -> Iterator[str]:
     yield "## What was not tested\n"
     yield from (f"- **{_prose(gap.topic)}**: {_prose(gap.text)}" for gap in words.gaps(report))
-    if not words.gaps(report):
+    if words.beyond(report):
+        yield "\nBeyond the tests that ran:\n"
+        yield from (f"- {_code(gap.topic)}: {_prose(gap.text)}" for gap in words.beyond(report))
+    if not words.gaps(report) and not words.beyond(report):
         yield "Nothing the plan asked for was left out, and no limitation was recorded."
     if words.smallest_effects(report):
         yield "\nSmallest effects that could have been seen:\n"

@@ -116,7 +116,7 @@ def test_an_expired_waiver_does_nothing_and_an_unmatched_one_is_a_limitation(aud
     code, report, _ = audited(waivers, "waivable_up_to: critical\n")
     assert (code, report.verdict.decision) == (1, "reject")
     assert any("expired on 2020-01-01" in reason for reason in report.verdict.reasons)
-    assert [each.topic for each in report.limitations].count("waivers") == 1
+    assert [each.topic for each in report.limitations].count("unused waivers") == 1
 
 
 def test_waivers_belong_to_the_plan_of_a_run(audited, capsys, tmp_path):

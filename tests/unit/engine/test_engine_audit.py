@@ -307,7 +307,8 @@ def test_limits_of_probes_and_the_smallest_effects_are_in_the_limitations():
     texts = {limit.text for limit in report.limitations}
     assert "Single words only." in texts
     assert "The smallest effect it could have seen is 0.25 sd." in texts
-    assert {"scope", "base", "error rates"} <= {limit.topic for limit in report.limitations}
+    topics = {limit.topic for limit in report.limitations}
+    assert {"behaviour that no probe looks for", "other bases and strengths"} <= topics
 
 
 def test_repeated_findings_are_kept_once():

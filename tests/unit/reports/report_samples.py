@@ -383,9 +383,13 @@ def waived() -> Sample:
         ),
         limitations=(
             Limitation(
-                topic="waivers",
+                topic="unused waivers",
                 text="Ada Lovelace's waiver of PMA-FILE-003, which holds until 2027-03-31, matched no finding and"
                 " changed nothing.",
+            ),
+            Limitation(
+                topic="backdoor.vocabulary_shift",
+                text="Phrases of two or more words, and triggers in the initial noise, are not looked for.",
             ),
             *LIMITATIONS,
         ),

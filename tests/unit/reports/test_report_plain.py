@@ -8,7 +8,7 @@ from markdown_it.token import Token
 from report_hostile import HOSTILE
 from report_samples import SAMPLES, inconclusive, reject
 
-from reports.model import AuditReport, Limitation, Waiver
+from reports.model import AuditReport, Limitation, Outcome, Waiver
 from reports.text import cells
 from reports.writers import console, markdown
 
@@ -150,6 +150,19 @@ def test_a_finding_that_is_waived_is_never_the_strongest() -> None:
     assert "STRONGEST   no finding that is not waived (2)" in text
     half = console.render(report.model_copy(update={"findings": (report.findings[0], findings[1])}))
     assert half.index("The header hides") < half.index("calls a hidden second mode")
+
+
+def test_a_probe_that_gave_an_answer_is_not_called_untested() -> None:
+    report, _ = SAMPLES["waived"]()
+    shown = console.render(report).partition("NOT TESTED")[2].partition("\n\n")[0]
+    assert "backdoor.vocabulary_shift" not in shown and "beyond the test that ran" in " ".join(shown.split())
+    assert "beyond backdoor.vocabulary_shift: Phrases of two" in console.render(report)
+    unsettled = [
+        each.model_copy(update={"outcome": Outcome.INCONCLUSIVE}) if each.probe.startswith("backdoor") else each
+        for each in report.results
+    ]
+    open_ = console.render(report.model_copy(update={"results": tuple(unsettled)}))
+    assert "backdoor.vocabulary_shift" in open_.partition("NOT TESTED")[2].partition("\n\n")[0]
 
 
 def test_inconclusive_text_says_that_it_is_no_pass() -> None:
