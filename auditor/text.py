@@ -9,14 +9,17 @@ from collections.abc import Iterable
 __all__ = ["did_you_mean", "inert"]
 
 _INVISIBLE = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
+_MARKS = ("Mn", "Me")
+_MOST_MARKS = 4  # on one letter; scripts that are written with marks stay below
 
 
 def inert(text: str, limit: int = 120) -> str:
     r"""Makes untrusted text safe to print in a terminal, a log line or an error message.
 
     Control, format (bidirectional, zero-width), surrogate and unassigned characters become their
-    ``\uXXXX`` escape, so that nothing moves a cursor, hides or reorders; the result is cut to ``limit``
-    characters with an ellipsis. Escaping for HTML is the writer's task, on top of this.
+    ``\uXXXX`` escape, so that nothing moves a cursor, hides or reorders, and so do accents piled on one letter;
+    the result is cut to ``limit`` characters with an ellipsis. Escaping for HTML is the writer's task, on top
+    of this.
 
     Args:
         text: any string, from anywhere.
@@ -26,9 +29,11 @@ def inert(text: str, limit: int = 120) -> str:
         A single-line printable string of at most ``limit`` characters.
     """
     out: list[str] = []
-    size = 0
+    size = marks = 0
     for char in text[: limit * 2]:
-        piece = char if unicodedata.category(char) not in _INVISIBLE else _escape(char)
+        marks = marks + 1 if unicodedata.category(char) in _MARKS else 0
+        hidden = unicodedata.category(char) in _INVISIBLE or marks > _MOST_MARKS
+        piece = _escape(char) if hidden else char
         size += len(piece)
         if size > limit:
             break

@@ -61,7 +61,7 @@ def entry(
     return IndexEntry(
         name=name or words.subject_name(report),
         decision=report.verdict.decision,
-        reason=report.verdict.reasons[0]
+        reason=words.reasons(report)[0].text
         if report.verdict.reasons
         else words.DECISIONS[report.verdict.decision].meaning,
         path=path,

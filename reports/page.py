@@ -101,7 +101,8 @@ def _together(show: Callable[..., str]) -> Callable[..., str]:
 
 
 def _prose(text: str, limit: int = 4_000) -> Markup:
-    return Markup("").join(Markup("<p>{}</p>").format(line) for line in paragraphs(text, limit))
+    lines = (_JOINT.sub("\u00a0", line) for line in paragraphs(text, limit))
+    return Markup("").join(Markup("<p>{}</p>").format(line) for line in lines)
 
 
 def _block(text: str) -> Markup:

@@ -12,6 +12,8 @@ from functools import lru_cache
 __all__ = ["cells", "fit", "inert", "inert_lines", "invisible", "paragraphs"]
 
 _INVISIBLE = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+_MARKS = ("Mn", "Me")
+_MOST_MARKS = 4  # on one letter; scripts that are written with marks stay below
 
 
 @lru_cache(maxsize=4096)
@@ -74,18 +76,29 @@ def _cell(char: str) -> int:
 
 
 def _reveal(text: str, limit: int, keep: str) -> str:
-    if len(text) <= limit and text.isprintable():
+    if len(text) <= limit and text.isprintable() and (text.isascii() or not _piled(text)):
         return text
     out: list[str] = []
-    size = 0
+    size = marks = 0
     for char in text[: limit * 2]:
-        piece = char if char in keep or not invisible(char) else _escape(char)
+        marks = marks + 1 if unicodedata.category(char) in _MARKS else 0
+        shown_as_it_is = char in keep or not (invisible(char) or marks > _MOST_MARKS)
+        piece = char if shown_as_it_is else _escape(char)
         size += len(piece)
         if size > limit:
             break
         out.append(piece)
     shown = "".join(out)
     return shown if size <= limit and len(text) <= limit * 2 else shown[: limit - 1] + "…"
+
+
+def _piled(text: str) -> bool:
+    marks = 0
+    for char in text:
+        marks = marks + 1 if unicodedata.category(char) in _MARKS else 0
+        if marks > _MOST_MARKS:
+            return True
+    return False
 
 
 def _escape(char: str) -> str:

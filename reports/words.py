@@ -8,26 +8,38 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from reports.model import AuditReport, Decision, Finding, Outcome, Result, Severity, Status
-from reports.numbers import interval, p_value, quantity, realised_fpr
+from reports.model import AuditReport, Control, Decision, Finding, Outcome, Result, Severity, Status
+from reports.numbers import interval, p_value, percent, quantity, realised_fpr
 
 __all__ = [
+    "CONTROLS",
+    "CONTROLS_LEAD",
     "DECISIONS",
     "EXIT_CODES",
+    "ControlGroup",
+    "ControlWords",
     "DecisionWords",
     "Gap",
     "accepted",
+    "Reason",
     "baseline",
+    "beyond",
+    "controls_by_scheme",
     "evaluated",
     "finding_counts",
     "gaps",
+    "how_sure",
     "measurement",
+    "not_tested",
     "ordered_findings",
+    "reasons",
     "result_behind",
     "sentence",
     "smallest_effects",
     "status_note",
     "subject_name",
+    "waived",
+    "waiver_note",
 ]
 
 
@@ -53,15 +65,15 @@ DECISIONS: Mapping[Decision, DecisionWords] = MappingProxyType(
         ),
         Decision.ACCEPT_WITH_CONDITIONS: DecisionWords(
             "Accept with conditions",
-            "Everything the policy asks for passed; the conditions below come with the approval.",
+            "Everything the policy asks for passed or was waived; the conditions below come with the approval.",
             "Use it only where the conditions hold.",
-            "as above, and the policy attaches conditions",
+            "as above, with findings of low severity, with waived ones, or with other conditions of the policy",
             "0",
         ),
         Decision.INCONCLUSIVE: DecisionWords(
             "Inconclusive",
             "The audit could not decide. This is not a pass.",
-            "Do not treat it as clean. Settle the reasons below and audit again.",
+            "Do not treat it as clean. Settle the reasons given and audit again.",
             "coverage incomplete, nothing evaluated, or the budget spent before the policy's minimum",
             "3",
         ),
@@ -98,8 +110,40 @@ EXIT_CODES: tuple[tuple[str, str], ...] = (
     ("64", "the command, a name or the policy is wrong"),
 )
 
+
+@dataclass(frozen=True)
+class ControlWords:
+    """A control's status for people: its name, and what it means."""
+
+    title: str
+    meaning: str
+
+
+CONTROLS: Mapping[str, ControlWords] = MappingProxyType(
+    {
+        "met": ControlWords(
+            "Evidence for", "every probe that the control needs ran with enough n and coverage, as it has to"
+        ),
+        "not_met": ControlWords("Evidence against", "a probe that the control needs failed"),
+        "partial": ControlWords("Some evidence", "some of the probes that the control needs gave an answer"),
+        "not_assessed": ControlWords("Not assessed", "this audit has nothing to say about the control"),
+        "not_applicable": ControlWords("Not applicable", "it has no meaning for what was audited"),
+    }
+)
+"""By status of a control, in the order in which they are counted."""
+
+CONTROLS_LEAD = (
+    "What this audit can be evidence for in each framework. It is no statement that anything or anybody complies "
+    "with it: whether a control applies, and whether it is fulfilled, is for people to judge."
+)
+
 _SEVERITIES = list(Severity)
 _CONFIDENCES = ("low", "medium", "high")
+_REASON_LABELS = {
+    **{decision.value: words.title for decision, words in DECISIONS.items()},
+    "condition": "Condition",
+    "waiver": "Waiver",
+}
 _NOT_EVALUATED = {Outcome.INCONCLUSIVE, Outcome.ERROR, Outcome.SKIPPED}
 
 
@@ -109,6 +153,70 @@ class Gap:
 
     topic: str
     text: str
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One reason of a verdict: the decision that it argues for, or its kind, and the text without that."""
+
+    label: str
+    text: str
+
+
+@dataclass(frozen=True)
+class ControlGroup:
+    """The controls of one framework in one edition, in its own order."""
+
+    scheme: str
+    edition: str
+    controls: tuple[Control, ...]
+
+    @property
+    def counts(self) -> list[tuple[str, str, int]]:
+        """Status, its name, and how many controls have it, where there are any."""
+        found: Counter[str] = Counter(control.status for control in self.controls)
+        return [(status, CONTROLS[status].title, found[status]) for status in CONTROLS if found[status]]
+
+    @property
+    def counted(self) -> str:
+        """As in ``evidence for 2, not assessed 5``."""
+        return ", ".join(f"{title.lower()} {count}" for _, title, count in self.counts)
+
+
+def controls_by_scheme(report: AuditReport) -> list[ControlGroup]:
+    """The report's controls by framework and edition, in the order in which these first occur."""
+    groups: dict[tuple[str, str], list[Control]] = {}
+    for control in report.controls:
+        groups.setdefault((control.scheme, control.edition), []).append(control)
+    return [ControlGroup(scheme, edition, tuple(controls)) for (scheme, edition), controls in groups.items()]
+
+
+def reasons(report: AuditReport) -> list[Reason]:
+    """The verdict's reasons; one that argues for the decision itself has no label."""
+    out = []
+    for text in report.verdict.reasons:
+        label, separator, rest = text.partition(": ")
+        if not separator or label not in _REASON_LABELS:
+            out.append(Reason("", text))
+        else:
+            same = label == report.verdict.decision
+            first = rest.partition(" ")[0]  # a probe's id keeps its letters
+            text = rest[:1].upper() + rest[1:] if first.isalpha() else rest
+            out.append(Reason("" if same else _REASON_LABELS[label], text))
+    return out
+
+
+def waived(report: AuditReport) -> int:
+    """How many findings are under a waiver."""
+    return sum(finding.waiver is not None for finding in report.findings)
+
+
+def waiver_note(finding: Finding) -> str:
+    """Who waived a finding, until when and why, in one sentence; nothing if nobody did. Raw, untrusted text."""
+    if finding.waiver is None:
+        return ""
+    waiver = finding.waiver
+    return f"Waived by {waiver.owner} until {waiver.expires}, and so no part of the decision: {waiver.reason}"
 
 
 def subject_name(report: AuditReport) -> str:
@@ -141,18 +249,26 @@ def accepted(report: AuditReport) -> bool:
 
 
 def ordered_findings(report: AuditReport) -> list[Finding]:
-    """Findings, strongest first: severity, then calibrated before uncalibrated, then confidence."""
+    """Findings, strongest first: those that decide, then severity, calibrated before uncalibrated, confidence."""
     return sorted(
         report.findings,
-        key=lambda f: (_SEVERITIES.index(f.severity), f.calibrated, _CONFIDENCES.index(f.confidence)),
+        key=lambda f: (
+            f.waiver is None,
+            _SEVERITIES.index(f.severity),
+            f.calibrated,
+            _CONFIDENCES.index(f.confidence),
+        ),
         reverse=True,
     )
 
 
 def finding_counts(report: AuditReport) -> str:
-    """As in ``1 critical, 2 low``; ``none`` without findings."""
-    counts = Counter(finding.severity for finding in report.findings)
-    return ", ".join(f"{counts[s]} {s.value}" for s in reversed(_SEVERITIES) if counts[s]) or "none"
+    """As in ``1 critical, 2 low, 1 waived``; ``none`` without findings."""
+    counts = Counter(finding.severity for finding in report.findings if finding.waiver is None)
+    parts = [f"{counts[s]} {s.value}" for s in reversed(_SEVERITIES) if counts[s]]
+    if waived(report):
+        parts.append(f"{waived(report)} waived")
+    return ", ".join(parts) or "none"
 
 
 def evaluated(report: AuditReport) -> tuple[int, int]:
@@ -207,9 +323,16 @@ def baseline(result: Result) -> str:
 
 
 def gaps(report: AuditReport) -> list[Gap]:
-    """Everything that was not assessed: coverage, probes without an answer, then the stated limitations."""
+    """Everything that was not assessed: coverage, probes without an answer, then the stated limitations.
+
+    What is said of a probe that gave a calibrated answer is not among them; see :func:`beyond`.
+    """
     told = {(item.topic, item.text.partition(" ")[0]) for item in report.limitations}
-    out = [] if any(topic == "coverage" for topic, _ in told) else [Gap("Coverage", t) for t in _coverage_gaps(report)]
+    out = (
+        []
+        if any(topic == "coverage" for topic, _ in told)
+        else [Gap("Coverage", t) for t in _coverage_gaps(report)]
+    )
     answered = {result.probe for result in report.results}
     out += [
         Gap(result.probe, f"{result.outcome.value}: {sentence(result.reason) or 'no reason was given.'}")
@@ -219,12 +342,66 @@ def gaps(report: AuditReport) -> list[Gap]:
     out += [
         Gap(p.id, "planned, and ended without a result.") for p in report.plan.probes if p.id not in answered
     ]
-    return out + [Gap(item.topic, item.text) for item in report.limitations]
+    sound = _sound_probes(report)
+    return out + [Gap(item.topic, item.text) for item in report.limitations if item.topic not in sound]
+
+
+def beyond(report: AuditReport) -> list[Gap]:
+    """What lies beyond the tests that gave a calibrated answer, by probe."""
+    sound = _sound_probes(report)
+    return [Gap(item.topic, item.text) for item in report.limitations if item.topic in sound]
+
+
+def not_tested(report: AuditReport, most: int = 8) -> str:
+    """In one phrase, what was not assessed, by topic; raw text."""
+    topics = list(dict.fromkeys(gap.topic for gap in gaps(report)))
+    out = ", ".join(topics[:most]) + (f" and {len(topics) - most} more" if len(topics) > most else "")
+    limited = len({gap.topic for gap in beyond(report)})
+    if not limited:
+        return out or "nothing that the plan asked for"
+    tests = "the test that ran" if limited == 1 else f"each of {limited} tests that ran"
+    return f"{out}; and what lies beyond {tests}" if out else f"what lies beyond {tests}"
+
+
+def how_sure(report: AuditReport) -> str:
+    """In a few sentences: how much was answered, against what it was judged, and where there is no error rate."""
+    done, planned = evaluated(report)
+    settled = [result for result in report.results if result.outcome in (Outcome.PASS, Outcome.FAIL)]
+    judged = [result for result in settled if result.calibrated and result.bank is not None]
+    loose = list(dict.fromkeys(result.probe for result in settled if not result.calibrated))
+    out = [f"{done} of {planned} probes gave an answer."]
+    if judged:
+        sizes = sorted({result.bank.n for result in judged if result.bank is not None})
+        adapters = " and ".join(f"{size:,}" for size in sizes)
+        out.append(
+            f"What the model does was judged beside {adapters} clean adapters, at a level at which all tests "
+            f"together should hold back at most {percent(report.plan.alpha)} of clean adapters like those."
+        )
+    elif not loose:
+        out.append("None of the answers was judged beside clean adapters.")
+    banks = [result.bank for result in judged if result.bank and result.bank.realised_fpr_ci]
+    if banks:
+        loosest = max(banks, key=lambda bank: bank.realised_fpr_ci.high if bank.realised_fpr_ci else 0.0)
+        which = ", in the bank that gives most" if len(banks) > 1 else ""
+        out.append(f"False alarms on clean adapters that were held out{which}: {realised_fpr(loosest)}.")
+    if loose:
+        more = f" and {len(loose) - 5} more" if len(loose) > 5 else ""
+        shown = ", ".join(loose[:5])
+        out.append(f"Without a bank of clean adapters, and so without an error rate: {shown}{more}.")
+    if smallest_effects(report):
+        out.append("How small an effect would have been missed is listed with what was not tested.")
+    return " ".join(out)
 
 
 def smallest_effects(report: AuditReport) -> list[Result]:
     """Results that state the smallest effect they could have seen."""
     return [result for result in report.results if result.min_detectable_effect is not None]
+
+
+def _sound_probes(report: AuditReport) -> set[str]:
+    """Probes of which every result is a calibrated pass or fail."""
+    weak = {r.probe for r in report.results if r.outcome in _NOT_EVALUATED or not r.calibrated}
+    return {result.probe for result in report.results} - weak
 
 
 def _coverage_gaps(report: AuditReport) -> list[str]:

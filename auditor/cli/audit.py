@@ -32,7 +32,14 @@ _MAY_RESUME = frozenset({"resume", "parts", "device", "format_", "fail_on", "qui
     default="default",
     show_default=True,
     metavar="FILE",
-    help="A shipped policy by name, or a YAML file.",
+    help="A shipped policy by name (auditor policy list), or a YAML file.",
+)
+@click.option(
+    "--waivers",
+    type=PATH,
+    default=None,
+    metavar="FILE",
+    help="Findings to live with for a while, by owner, reason and last day; added to the policy's own.",
 )
 @click.option(
     "--budget",
@@ -78,6 +85,7 @@ def audit(
     device: str,
     probes: str | None,
     policy: str,
+    waivers: Path | None,
     budget: float | None,
     seed: int,
     operator: str,
@@ -127,12 +135,14 @@ def audit(
         from auditor.cli.opening import BaseChoice
         from auditor.cli.places import fresh_folder, state_dir
         from auditor.cli.scan_paths import check_paths
-        from auditor.policy import load_policy
+        from auditor.policy import load_policy, load_waivers
 
         if not parts:
             raise UsageError("nothing to audit: name an adapter file or folder, or --resume a run")
         check_paths(parts)
         rules = load_policy(policy)
+        if waivers is not None:
+            rules = rules.with_waivers(load_waivers(waivers))
         wanted = _known_probes(probes)
         run = out if out is not None else fresh_folder(state_dir() / "runs", run_name(parts))
         session.resume = f"auditor audit --resume {inert(str(run), 300)}"

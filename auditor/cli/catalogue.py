@@ -69,6 +69,12 @@ def _writers() -> list[Row]:
     return found
 
 
+def _mappings() -> list[Row]:
+    from auditor.cli.mappings import mapping_rows
+
+    return mapping_rows()
+
+
 KINDS: dict[str, Callable[[], list[Row]]] = {
     "probes": _probes,
     "attacks": _items(ATTACKS),
@@ -76,6 +82,7 @@ KINDS: dict[str, Callable[[], list[Row]]] = {
     "watermarks": _items(WATERMARKS),
     "methods": _items(METHODS),
     "writers": _writers,
+    "mappings": _mappings,
 }
 
 

@@ -10,19 +10,20 @@ from auditor.cli.options import json_option
 
 __all__ = ["list_command"]
 
-_KINDS = ("probes", "attacks", "defenses", "watermarks", "methods", "writers")
+_KINDS = ("probes", "attacks", "defenses", "watermarks", "methods", "writers", "mappings")
 
 
 @click.command("list")
 @click.argument("kind", type=click.Choice(_KINDS))
 @json_option
 def list_command(kind: str, format_: str) -> None:
-    """List probes, attacks, defenses, watermarks, methods or writers.
+    """List probes, attacks, defenses, watermarks, methods, writers or framework mappings.
 
     \b
     Examples:
       auditor list probes
       auditor list writers --json
+      auditor list mappings
 
     \b
     Exit codes: 0 listed, 64 usage

@@ -34,10 +34,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "auditor.cli.report:report",
         "Write a finished run in other formats, sign it, or check its signature",
     ),
+    "policy": ("auditor.cli.policy:policy", "List, show and check policies"),
     "personalize": ("auditor.cli.personalize:personalize", "Fine-tune an adapter of your own"),
     "list": (
         "auditor.cli.list:list_command",
-        "List probes, attacks, defenses, watermarks, methods or writers",
+        "List probes, attacks, defenses, watermarks, methods, writers or mappings",
     ),
     "explain": (
         "auditor.cli.explain:explain",

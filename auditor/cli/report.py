@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -9,6 +10,7 @@ import click
 from auditor.cli.default_group import DefaultGroup
 from auditor.cli.options import PATH
 from auditor.cli.report_sign import keygen, sign, verify
+from auditor.errors import UsageError
 
 __all__ = ["report"]
 
@@ -24,6 +26,13 @@ __all__ = ["report"]
     help="Comma-separated writers: html, md, json, text, sarif, junit, csv, parquet, card.",
 )
 @click.option(
+    "--map",
+    "mappings",
+    multiple=True,
+    metavar="NAME@EDITION",
+    help="Add what the run is evidence for in a framework; several by comma. (auditor list mappings)",
+)
+@click.option(
     "-o",
     "--out",
     type=PATH,
@@ -31,12 +40,19 @@ __all__ = ["report"]
     metavar="DIR",
     help="Folder to write into, '-' for stdout. [default: the run directory]",
 )
-def write(run: Path, formats: str, out: Path | None) -> None:
+def write(run: Path, formats: str, mappings: tuple[str, ...], out: Path | None) -> None:
     """Write a finished run in other formats, and print the paths of what was written."""
+    from auditor.cli.mappings import with_controls
     from auditor.cli.report_write import finished_run, named_writers, write_formats
 
     writers = named_writers(formats)
-    write_formats(finished_run(run), writers, out)
+    finished = finished_run(run)
+    own = out is None or out.resolve() == finished.path.resolve()
+    if mappings and own and any(writer.NAME == "json" for writer in writers):
+        raise UsageError(
+            "--map adds controls, and the run's own report.json is never changed; name a folder with -o"
+        )
+    write_formats(replace(finished, report=with_controls(finished.report, mappings)), writers, out)
 
 
 @click.group(cls=DefaultGroup, default=write)
@@ -49,6 +65,7 @@ def report() -> None:
     Examples:
       auditor report run --as html,md
       auditor report run --as text -o -
+      auditor report run --map nist-ai-600-1@2024-07,eu-ai-act@2024-1689
       auditor report run --as sarif,junit -o published
       auditor report keygen -o audit.key
       auditor report sign run --key audit.key

@@ -20,7 +20,7 @@ from auditor.engine.cache import cached_arrays, cached_bytes, cached_json
 from auditor.engine.compare import Difference, compare_reports, identical
 from auditor.engine.display import Display, PlainDisplay, QuietDisplay, RichDisplay, choose_display
 from auditor.engine.plan import AuditPlan, PlanNode, build_plan
-from auditor.engine.ports import SYSTEM_CLOCK, AuditSubject, Clock, DecisionPolicy
+from auditor.engine.ports import SYSTEM_CLOCK, AuditSubject, Clock, DecisionPolicy, Waived
 from auditor.engine.rundir import FinishedRun, FrozenPlan, RunDir, open_run, read_plan, write_atomic
 from auditor.engine.seeds import derive_seed
 
@@ -39,6 +39,7 @@ __all__ = [
     "QuietDisplay",
     "RichDisplay",
     "RunDir",
+    "Waived",
     "audit",
     "build_plan",
     "cached_arrays",

@@ -15,17 +15,17 @@ __all__ = ["assemble", "limitations"]
 
 STANDING = (
     Limitation(
-        topic="scope",
+        topic="behaviour that no probe looks for",
         text="Only the probes listed in the plan looked at this artifact; behaviour that none of them "
         "looks for was not tested.",
     ),
     Limitation(
-        topic="base",
+        topic="other bases and strengths",
         text="The artifact was tested on one base, at its full strength and by itself; on another base, at "
         "another scale or merged with other adapters it may behave differently.",
     ),
     Limitation(
-        topic="error rates",
+        topic="an attacker who knows the probes",
         text="Error rates hold for adapters like those in the banks named in the plan; an attacker who knows "
         "the probes may make an artifact that they do not see.",
     ),
@@ -51,16 +51,22 @@ def assemble(
     """The report of a log that has every probe of the plan."""
     raw = {node.probe.id: outcomes(ledger.finished[node.probe.id]) for node in plan.nodes}
     adjusted = adjust_for_multiplicity([r for results, _ in raw.values() for r in results], plan)
-    findings: list[Finding] = []
+    # A finding that two probes give stands once, in the name of the first.
+    sources: dict[Finding, str] = {}
     for node in plan.nodes:
         own = [result for result in adjusted if result.probe == node.probe.id]
-        findings += gate_findings(raw[node.probe.id][1], own, node)
-    findings = list(dict.fromkeys(findings))
+        for finding in gate_findings(raw[node.probe.id][1], own, node):
+            sources.setdefault(finding, node.probe.id)
+    waived = policy.waive(
+        tuple(sources), artifacts=[artifact.sha256 for artifact in subject.artifacts], created=created
+    )
     verdict = policy.decide(
         results=adjusted,
-        findings=findings,
+        findings=waived.findings,
         coverage=subject.coverage,
         planned=[node.probe.id for node in plan.nodes],
+        sources=tuple(sources.values()),
+        remarks=waived.remarks,
     )
     return AuditReport(
         id=id,
@@ -71,9 +77,9 @@ def assemble(
         subject=subject,
         plan=plan.document,
         results=adjusted,
-        findings=tuple(findings),
+        findings=waived.findings,
         verdict=verdict,
-        limitations=limitations(plan, subject, adjusted),
+        limitations=(*waived.limitations, *limitations(plan, subject, adjusted)),
     )
 
 

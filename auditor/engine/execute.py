@@ -159,12 +159,18 @@ def _settled(node: PlanNode, plan: AuditPlan, ledger: Ledger, policy: DecisionPo
     stage = STAGES.index(node.probe.stage)
     results: list[Result] = []
     findings: list[Finding] = []
+    sources: list[str] = []
     for other in plan.nodes:
         if STAGES.index(other.probe.stage) < stage and other.probe.id in ledger.finished:
             measured, found = outcomes(ledger.finished[other.probe.id])
             results += measured
             findings += found
-    decision = policy.settles(results, findings)
+            sources += [other.probe.id] * len(found)
+    begun = ledger.of_type("run_started")
+    if begun is not None:
+        artifacts = [artifact["sha256"] for artifact in begun["subject"]["artifacts"]]
+        findings = list(policy.waive(findings, artifacts=artifacts, created=begun["created"]).findings)
+    decision = policy.settles(results, findings, sources)
     return f"an earlier stage settled the case: {decision.value}" if decision else ""
 
 

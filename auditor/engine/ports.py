@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Protocol
 
 from auditor.contracts import Capability
-from reports.model import Coverage, Decision, Finding, Result, Status, Subject, Verdict
+from reports.model import Coverage, Decision, Finding, Limitation, Result, Status, Subject, Verdict
 
-__all__ = ["SYSTEM_CLOCK", "AuditSubject", "Clock", "DecisionPolicy"]
+__all__ = ["SYSTEM_CLOCK", "AuditSubject", "Clock", "DecisionPolicy", "Waived"]
 
 
 class AuditSubject(Protocol):
@@ -28,6 +29,21 @@ class AuditSubject(Protocol):
     def describe(self) -> Subject:
         """What was received and the proof of how much of it arrived; called once, before the first probe."""
         ...
+
+
+@dataclass(frozen=True)
+class Waived:
+    """What a policy's waivers did to the findings of an audit.
+
+    Attributes:
+        findings: in the order given; those under an active waiver are marked with it.
+        remarks: attempts to waive a finding that came to nothing, one sentence each.
+        limitations: waivers that no finding matches.
+    """
+
+    findings: tuple[Finding, ...]
+    remarks: tuple[str, ...] = ()
+    limitations: tuple[Limitation, ...] = ()
 
 
 class DecisionPolicy(Protocol):
@@ -68,6 +84,10 @@ class DecisionPolicy(Protocol):
         """Names or patterns of probes without which the policy accepts nothing."""
         ...
 
+    def waive(self, findings: Sequence[Finding], *, artifacts: Sequence[str], created: str) -> Waived:
+        """The findings with the policy's waivers, by the day on which the audit began."""
+        ...
+
     def decide(
         self,
         *,
@@ -75,15 +95,19 @@ class DecisionPolicy(Protocol):
         findings: Sequence[Finding],
         coverage: Coverage | None,
         planned: Sequence[str],
+        sources: Sequence[str] = (),
+        remarks: Sequence[str] = (),
     ) -> Verdict:
-        """The decision and its reasons."""
+        """The decision and its reasons; ``sources`` are the probes that gave the findings, in their order."""
         ...
 
     def status(self, results: Sequence[Result]) -> Status:
         """Whether the audit itself worked, as far as the policy asks for it."""
         ...
 
-    def settles(self, results: Sequence[Result], findings: Sequence[Finding]) -> Decision | None:
+    def settles(
+        self, results: Sequence[Result], findings: Sequence[Finding], sources: Sequence[str] = ()
+    ) -> Decision | None:
         """The decision that makes dearer stages pointless, once it is reached."""
         ...
 

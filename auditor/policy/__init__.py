@@ -6,21 +6,31 @@ fail_on)`` the exit code of the command.
 
 from __future__ import annotations
 
-from auditor.policy.decide import DECISIONS, decide, status, worst
+from auditor.policy.check import Notice, check_policy
 from auditor.policy.exits import combine_exit_codes, exit_code
-from auditor.policy.load import load_policy, policy_from_document, shipped_policies
-from auditor.policy.model import Gates, Policy
+from auditor.policy.ladder import DECISIONS, worst
+from auditor.policy.load import (
+    load_policy,
+    load_waivers,
+    policy_from_document,
+    policy_path,
+    shipped_policies,
+)
+from auditor.policy.model import Gates, Policy, WaiverRule
 
 __all__ = [
     "DECISIONS",
     "Gates",
+    "Notice",
     "Policy",
+    "WaiverRule",
+    "check_policy",
     "combine_exit_codes",
-    "decide",
     "exit_code",
     "load_policy",
+    "load_waivers",
     "policy_from_document",
+    "policy_path",
     "shipped_policies",
-    "status",
     "worst",
 ]

@@ -10,7 +10,7 @@ from auditor.errors import (
     EXIT_PASS,
     combine_exit_codes,
 )
-from auditor.policy.decide import DECISIONS
+from auditor.policy.ladder import rank
 from reports.model import AuditReport, Decision, Status
 
 __all__ = ["combine_exit_codes", "exit_code"]
@@ -31,7 +31,7 @@ def exit_code(report: AuditReport, fail_on: Decision = Decision.REVIEW) -> int:
     codes = [EXIT_PASS]
     if report.status is not Status.SUCCESS:
         codes.append(EXIT_AUDIT_ERROR)
-    if DECISIONS.index(report.verdict.decision) >= DECISIONS.index(fail_on):
+    if rank(report.verdict.decision) >= rank(fail_on):
         codes.append(EXIT_FINDINGS)
     if _left_open(report):
         kinds = {artifact.kind for artifact in report.subject.artifacts}

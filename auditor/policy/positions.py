@@ -10,7 +10,7 @@ import yaml
 from auditor.errors import PolicyError
 from auditor.text import inert
 
-__all__ = ["Lines", "read_yaml"]
+__all__ = ["Lines", "line_of", "read_yaml"]
 
 Lines = dict[tuple[str | int, ...], int]
 """Line, from 1, of each key or item by its path."""
@@ -18,11 +18,22 @@ Lines = dict[tuple[str | int, ...], int]
 LARGEST = 256 * 1024
 
 
-def read_yaml(path: Path) -> tuple[Any, Lines]:
+def line_of(location: tuple[str | int, ...], lines: Lines) -> int:
+    """The line of a part of the document, or of the innermost part around it that is in the file."""
+    while location and location not in lines:
+        location = location[:-1]
+    return lines.get(location, 1)
+
+
+def read_yaml(path: Path, what: str = "policy") -> tuple[Any, Lines]:
     """The document of a YAML file as plain values, and where each part of it stands.
 
     Keys must be text and may occur once; anchors, aliases and tags are refused: they say nothing that a
     policy needs, and let a small file grow without bound.
+
+    Args:
+        path: the file.
+        what: what messages call it.
 
     Raises:
         PolicyError: the file cannot be read or is not such YAML; file and line are named.
@@ -33,12 +44,12 @@ def read_yaml(path: Path) -> tuple[Any, Lines]:
         text = path.read_text(encoding="utf-8") if size <= LARGEST else ""
     except OSError as problem:
         raise PolicyError(
-            f"cannot read the policy {shown}: {(problem.strerror or 'error').lower()}"
+            f"cannot read the {what} {shown}: {(problem.strerror or 'error').lower()}"
         ) from problem
     except UnicodeDecodeError as problem:
-        raise PolicyError(f"the policy {shown} is not text in UTF-8") from problem
+        raise PolicyError(f"the {what} {shown} is not text in UTF-8") from problem
     if size > LARGEST:
-        raise PolicyError(f"the policy {shown} is larger than {LARGEST // 1024} kB")
+        raise PolicyError(f"the {what} {shown} is larger than {LARGEST // 1024} kB")
     lines: Lines = {}
     try:
         loader = yaml.SafeLoader(text)
@@ -53,7 +64,7 @@ def read_yaml(path: Path) -> tuple[Any, Lines]:
     except (yaml.YAMLError, ValueError) as problem:
         raise PolicyError(f"{shown}: not YAML: {inert(str(problem).splitlines()[0])}") from problem
     except RecursionError as problem:
-        raise PolicyError(f"{shown}: nested too deeply for a policy") from problem
+        raise PolicyError(f"{shown}: nested too deeply for a {what}") from problem
     return value, lines
 
 

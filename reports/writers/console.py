@@ -47,27 +47,25 @@ def render(report: AuditReport, *, colour: bool = False) -> str:
     if colour:
         title = words.DECISIONS[report.verdict.decision].title.upper()
         first = first.replace(title, f"\x1b[1;{_COLOURS[report.verdict.decision]}m{title}\x1b[0m", 1)
-    sections = (_reasons, _findings, _results, _not_tested, _subject)
+    sections = (_reasons, _findings, _results, _not_tested, _subject, _controls)
     lines = [first, *rest, *(line for section in sections for line in section(report))]
     return "\n".join(line.rstrip() for line in lines).rstrip() + "\n"
 
 
 def _verdict(report: AuditReport) -> Iterator[list[str]]:
     decision = words.DECISIONS[report.verdict.decision]
-    reason = report.verdict.reasons[0] if report.verdict.reasons else decision.meaning
+    reason = words.reasons(report)[0].text if report.verdict.reasons else decision.meaning
     yield _entry("VERDICT", f"{decision.title.upper()}: {_flat(reason)}")
     yield _entry("STRONGEST", _strongest(report))
-    gaps = words.gaps(report)
-    topics = list(dict.fromkeys(inert(gap.topic, 40) for gap in gaps))
-    yield _entry(
-        "NOT TESTED", f"{len(gaps)}: {', '.join(topics)}" if gaps else "nothing that the plan asked for"
-    )
+    count = len(words.gaps(report)) + len(words.beyond(report))
+    told = inert(words.not_tested(report), 400)
+    yield _entry("NOT TESTED", f"{count}: {told}" if count else told)
 
 
 def _strongest(report: AuditReport) -> str:
-    findings = words.ordered_findings(report)
+    findings = [finding for finding in words.ordered_findings(report) if finding.waiver is None]
     if not findings:
-        return "no finding"
+        return f"no finding that is not waived ({words.waived(report)})" if report.findings else "no finding"
     result = words.result_behind(findings[0], report)
     if result is None or result.value is None:
         return f"{findings[0].severity.value}: {_flat(findings[0].title)}"
@@ -80,10 +78,12 @@ def _reasons(report: AuditReport) -> Iterator[str]:
     yield ""
     yield from _wrapped(inert(words.subject_name(report), 200))
     yield from _wrapped(f"{decision.meaning} {decision.advice}")
+    yield from _wrapped(f"How sure: {_flat(words.how_sure(report))}")
     if words.status_note(report):
         yield from _wrapped(words.status_note(report))
-    for reason in report.verdict.reasons:
-        yield from _wrapped(_flat(reason), first="  - ", indent="    ")
+    for reason in words.reasons(report):
+        label = f"{reason.label}: " if reason.label else ""
+        yield from _wrapped(f"{label}{_flat(reason.text)}", first="  - ", indent="    ")
 
 
 def _findings(report: AuditReport) -> Iterator[str]:
@@ -99,6 +99,8 @@ def _finding(finding: Finding, result: Result | None) -> Iterator[str]:
         f"{finding.severity.value.upper()}  {_flat(finding.title)}", first="  ", indent="    "
     )
     yield from _wrapped(f"{inert(finding.rule_id)} ({kind})", first="    ", indent="    ")
+    if finding.waiver is not None:
+        yield from _field("waived", words.waiver_note(finding))
     yield from _field("why", finding.why)
     if result and result.value is not None:
         yield from _field("measured", f"{words.measurement(result)}; {words.baseline(result)}")
@@ -142,6 +144,8 @@ def _not_tested(report: AuditReport) -> Iterator[str]:
     yield from ("", "NOT TESTED")
     for gap in words.gaps(report):
         yield from _wrapped(f"{_flat(gap.topic)}: {_flat(gap.text)}", first="  - ", indent="    ")
+    for gap in words.beyond(report):
+        yield from _wrapped(f"beyond {_flat(gap.topic)}: {_flat(gap.text)}", first="  - ", indent="    ")
     for result in words.smallest_effects(report):
         smallest = numbers.quantity(result.min_detectable_effect, result.unit)
         yield from _wrapped(
@@ -175,6 +179,28 @@ def _subject(report: AuditReport) -> Iterator[str]:
             first="  ",
             indent="    ",
         )
+
+
+def _controls(report: AuditReport) -> Iterator[str]:
+    if not report.controls:
+        return
+    yield from ("", "EVIDENCE FOR CONTROLS")
+    yield from _wrapped(words.CONTROLS_LEAD, first="  ", indent="  ")
+    for group in words.controls_by_scheme(report):
+        yield ""
+        yield from _wrapped(
+            f"{inert(group.scheme)} ({inert(group.edition, 40)}): {group.counted}", first="  ", indent="    "
+        )
+        for control in group.controls:
+            title = f"  {_flat(control.title)}" if control.title else ""
+            status = words.CONTROLS[control.status].title.upper()
+            yield from _wrapped(f"{inert(control.id, 60)}{title}", first="  - ", indent="    ")
+            yield from _wrapped(f"{status}. {_flat(control.reason)}", first="    ", indent="    ")
+            if control.evidence:
+                probes = ", ".join(inert(probe, 80) for probe in control.evidence)
+                yield from _field("evidence", probes)
+            if control.limits:
+                yield from _field("limits", control.limits)
 
 
 def _flat(text: str) -> str:

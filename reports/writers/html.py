@@ -62,6 +62,9 @@ def render(report: AuditReport, evidence: Callable[[str], bytes], *, show_sensit
         decision=words.DECISIONS[report.verdict.decision],
         decisions=[(each.value, words.DECISIONS[each]) for each in Decision],
         gaps=words.gaps(report),
+        beyond=words.beyond(report),
         effects=words.smallest_effects(report),
         evaluated=words.evaluated(report),
+        reasons=words.reasons(report),
+        control_groups=words.controls_by_scheme(report),
     )

@@ -34,7 +34,7 @@ def write(report: AuditReport, evidence: Callable[[str], bytes]) -> bytes:
     Returns:
         UTF-8 Markdown.
     """
-    sections = (_verdict, _findings, _not_tested, _subject, _results, _claims, _plan)
+    sections = (_verdict, _findings, _not_tested, _subject, _results, _claims, _controls, _plan)
     lines = [line for section in sections for line in section(report)]
     return ("\n".join(lines).rstrip() + "\n").encode("utf-8")
 
@@ -46,7 +46,9 @@ def _verdict(report: AuditReport) -> Iterator[str]:
     yield f"**{decision.meaning}** {decision.advice}\n"
     if words.status_note(report):
         yield f"> {words.status_note(report)}\n"
-    yield from (f"{place}. {_prose(reason)}" for place, reason in enumerate(report.verdict.reasons, 1))
+    for place, reason in enumerate(words.reasons(report), 1):
+        yield f"{place}. " + (f"**{reason.label}.** " if reason.label else "") + _prose(reason.text)
+    yield f"\n**How sure.** {_prose(words.how_sure(report))}"
     counts, level = words.finding_counts(report).capitalize(), numbers.percent(report.plan.alpha)
     yield f"\n{counts} found; {done} of {planned} probes evaluated; audit level {level}.\n"
 
@@ -61,8 +63,12 @@ def _findings(report: AuditReport) -> Iterator[str]:
 
 def _finding(finding: Finding, result: Result | None) -> Iterator[str]:
     kind = "" if finding.calibrated else ", uncalibrated"
-    yield f"### {finding.severity.value.capitalize()}: {_prose(finding.title)}\n"
+    set_aside = "Waived, " if finding.waiver is not None else ""
+    severity = f"{set_aside}{finding.severity.value}".capitalize()
+    yield f"### {severity}: {_prose(finding.title)}\n"
     yield f"{_code(finding.rule_id)}, {finding.confidence} confidence{kind}\n"
+    if finding.waiver is not None:
+        yield f"- **Waived.** {_prose(words.waiver_note(finding))}"
     yield f"- **Why it matters.** {_prose(finding.why)}"
     if result and result.value is not None:
         yield f"- **Measured.** {_prose(words.measurement(result))}; {_prose(words.baseline(result))}"
@@ -82,7 +88,10 @@ def _finding(finding: Finding, result: Result | None) -> Iterator[str]:
 def _not_tested(report: AuditReport) -> Iterator[str]:
     yield "## What was not tested\n"
     yield from (f"- **{_prose(gap.topic)}**: {_prose(gap.text)}" for gap in words.gaps(report))
-    if not words.gaps(report):
+    if words.beyond(report):
+        yield "\nBeyond the tests that ran:\n"
+        yield from (f"- {_code(gap.topic)}: {_prose(gap.text)}" for gap in words.beyond(report))
+    if not words.gaps(report) and not words.beyond(report):
         yield "Nothing the plan asked for was left out, and no limitation was recorded."
     if words.smallest_effects(report):
         yield "\nSmallest effects that could have been seen:\n"
@@ -185,6 +194,28 @@ def _claims(report: AuditReport) -> Iterator[str]:
     )
     yield from _table(("Claim", "The file says", "Measured", "Agreement"), rows)
     yield ""
+
+
+def _controls(report: AuditReport) -> Iterator[str]:
+    if not report.controls:
+        return
+    yield "## Evidence for controls\n"
+    yield f"{words.CONTROLS_LEAD}\n"
+    for group in words.controls_by_scheme(report):
+        yield f"### {_prose(group.scheme)} ({_prose(group.edition)})\n"
+        yield f"{group.counted.capitalize()}.\n"
+        rows = (
+            (
+                f"{_code(c.id)} {_prose(c.title)}".rstrip(),
+                words.CONTROLS[c.status].title,
+                _prose(c.reason),
+                _codes(c.evidence),
+                _prose(c.limits),
+            )
+            for c in group.controls
+        )
+        yield from _table(("Control", "Status", "Why", "Evidence from", "Limits"), rows)
+        yield ""
 
 
 def _plan(report: AuditReport) -> Iterator[str]:

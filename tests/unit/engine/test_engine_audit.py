@@ -308,7 +308,8 @@ def test_limits_of_probes_and_the_smallest_effects_are_in_the_limitations():
     texts = {limit.text for limit in report.limitations}
     assert "Single words only." in texts
     assert "The smallest effect it could have seen is 0.25 sd." in texts
-    assert {"scope", "base", "error rates"} <= {limit.topic for limit in report.limitations}
+    topics = {limit.topic for limit in report.limitations}
+    assert {"behaviour that no probe looks for", "other bases and strengths"} <= topics
 
 
 def test_repeated_findings_are_kept_once():
@@ -316,6 +317,50 @@ def test_repeated_findings_are_kept_once():
         make_probe("t.a", gives(result(outcome=Outcome.FAIL), finding(), finding(), finding(rule_id="R2")))
     )
     assert [f.rule_id for f in report.findings] == ["R1", "R2"]
+
+
+def test_a_waiver_is_judged_by_the_day_on_which_the_run_began(tmp_path):
+    waiver = {"rule": "R1", "owner": "Ada", "reason": "known", "expires": "2026-01-01"}
+    rules = policy(waivers=[waiver], coverage="not_asked")
+    probe = make_probe("t.a", gives(result("t.a", Outcome.FAIL, calibrated=True), finding()))
+    report = run(probe, rules=rules, out=tmp_path / "run", clock=HandClock())
+    assert report.verdict.decision is Decision.ACCEPT_WITH_CONDITIONS
+    assert report.findings[0].waiver is not None
+
+    class NextYear(HandClock):
+        def now(self):
+            return "2027-01-01T00:00:00Z"
+
+    again = run(probe, rules=rules, out=tmp_path / "run", clock=NextYear())
+    assert again == report
+    late = run(probe, rules=rules, clock=NextYear())
+    assert late.verdict.decision is Decision.QUARANTINE
+    assert any("expired on 2026-01-01" in reason for reason in late.verdict.reasons)
+
+
+def test_a_finding_that_two_probes_give_covers_the_failure_of_the_first_only():
+    waiver = {"rule": "R1", "owner": "Ada", "reason": "known", "expires": "2026-12-31"}
+    first, second = (
+        make_probe(name, gives(result(name, Outcome.FAIL, calibrated=True), finding())) for name in ("t.a", "t.b")
+    )
+    report = run(first, second, rules=policy(waivers=[waiver], coverage="not_asked"), clock=HandClock())
+    assert report.verdict.decision is Decision.REVIEW
+    assert report.verdict.reasons[0].startswith("review: t.b failed")
+
+
+def test_a_waived_finding_does_not_settle_the_case():
+    waiver = {"rule": "R1", "owner": "Ada", "reason": "known", "expires": "2026-12-31"}
+    early = make_probe("t.a", gives(result("t.a", Outcome.FAIL, calibrated=True), finding()))
+    late = make_probe("b.x", gives(result("b.x")), **MODEL)
+    outcomes = {
+        bool(waivers): run(
+            early, late, rules=policy(waivers=waivers, settle="quarantine"), clock=HandClock()
+        )
+        .results[1]
+        .outcome
+        for waivers in ([], [waiver])
+    }
+    assert outcomes == {False: Outcome.SKIPPED, True: Outcome.PASS}
 
 
 def test_a_report_survives_json():

@@ -7,9 +7,13 @@ from auditor.errors import EXIT_PASS
 from auditor.policy import DECISIONS, Policy, combine_exit_codes, exit_code, load_policy, shipped_policies
 from reports.model import Decision, Outcome, Severity, Status
 
-DEFAULT, HUB, STRICT = (load_policy(name) for name in ("default", "hub_intake", "strict"))
+DEFAULT, HUB, SECURITY, STRICT = (
+    load_policy(name) for name in ("default", "hub-intake", "security-review", "strict")
+)
 CLEAN = tuple(result(probe) for probe in PROBES[:3])
-EVERY_POLICY = pytest.mark.parametrize("policy", [DEFAULT, HUB, STRICT], ids=lambda policy: policy.name)
+EVERY_POLICY = pytest.mark.parametrize(
+    "policy", [DEFAULT, HUB, SECURITY, STRICT], ids=lambda policy: policy.name
+)
 
 
 def verdict(policy, results=CLEAN, findings=(), coverage=FULL, planned=PROBES):
@@ -50,14 +54,25 @@ def test_what_was_not_evaluated_is_never_a_pass(policy, missing):
     assert decision(policy, **missing) is Decision.INCONCLUSIVE
 
 
-@given(st.sampled_from([DEFAULT, HUB, STRICT]), st.lists(results), st.lists(findings), findings, coverages)
+@given(
+    st.sampled_from([DEFAULT, HUB, SECURITY, STRICT]),
+    st.lists(results),
+    st.lists(findings),
+    findings,
+    coverages,
+)
 def test_adding_a_finding_never_makes_the_decision_milder(policy, seen, found, another, coverage):
     before = decision(policy, results=seen, findings=found, coverage=coverage)
     after = decision(policy, results=seen, findings=[*found, another], coverage=coverage)
     assert rank(after) >= rank(before)
 
 
-@given(st.sampled_from([DEFAULT, HUB, STRICT]), st.lists(results, min_size=1), st.lists(findings), st.data())
+@given(
+    st.sampled_from([DEFAULT, HUB, SECURITY, STRICT]),
+    st.lists(results, min_size=1),
+    st.lists(findings),
+    st.data(),
+)
 def test_turning_a_pass_into_anything_else_never_makes_the_decision_milder(policy, seen, found, data):
     index = data.draw(st.integers(0, len(seen) - 1))
     worse = list(seen)
@@ -69,7 +84,13 @@ def test_turning_a_pass_into_anything_else_never_makes_the_decision_milder(polic
     )
 
 
-@given(st.sampled_from([DEFAULT, HUB, STRICT]), st.lists(results), st.lists(findings), coverages, coverages)
+@given(
+    st.sampled_from([DEFAULT, HUB, SECURITY, STRICT]),
+    st.lists(results),
+    st.lists(findings),
+    coverages,
+    coverages,
+)
 def test_less_coverage_never_makes_the_decision_milder(policy, seen, found, one, other):
     full, less = (one, other) if one == FULL else (other, one)
     if full == FULL:
@@ -98,7 +119,7 @@ def test_the_strict_policy_is_never_milder_than_the_default(seen, found, coverag
 
 
 @given(
-    st.sampled_from([DEFAULT, HUB, STRICT]),
+    st.sampled_from([DEFAULT, HUB, SECURITY, STRICT]),
     st.permutations(CLEAN),
     st.lists(findings, max_size=4),
     st.randoms(),
@@ -210,8 +231,15 @@ def test_the_worst_code_wins_over_several_reports():
     assert combine_exit_codes([137]) == 2
 
 
+def test_a_lab_keeps_a_known_backdoor_apart_and_nothing_less():
+    lab = load_policy("research")
+    assert decision(lab, findings=[finding(Severity.CRITICAL)]) is Decision.QUARANTINE
+    assert decision(lab, findings=[finding(Severity.MEDIUM)]) is Decision.ACCEPT_WITH_CONDITIONS
+    assert decision(lab, coverage=None) is Decision.INCONCLUSIVE
+
+
 def test_shipped_policies_are_policies():
-    assert set(shipped_policies()) >= {"default", "hub_intake", "strict"}
+    assert set(shipped_policies()) == {"default", "hub-intake", "research", "security-review", "strict"}
     for name in shipped_policies():
         assert isinstance(load_policy(name), Policy)
         assert load_policy(name).name == name

@@ -34,6 +34,7 @@ from reports.model import (
     Subject,
     Tool,
     Verdict,
+    Waiver,
 )
 
 HOSTILE = (
@@ -164,14 +165,24 @@ def hostile() -> Sample:
                 locations=(text,),
                 refs=(Reference(scheme=text, edition=text, id=text),),
                 evidence=evidence[2:4],
+                waiver=Waiver(rule=text, owner=text, reason=text, expires=text),
             )
             for text in HOSTILE
         ),
         verdict=Verdict(decision=Decision.QUARANTINE, reasons=(*HOSTILE, soup)),
-        controls=(
+        controls=tuple(
             Control(
-                scheme=HOSTILE[0], edition=HOSTILE[1], id=HOSTILE[10], status="partial", evidence=HOSTILE
-            ),
+                scheme=text,
+                edition=text,
+                id=text,
+                title=text,
+                requires=HOSTILE,
+                status="partial",
+                evidence=HOSTILE,
+                reason=text,
+                limits=text,
+            )
+            for text in HOSTILE
         ),
         limitations=tuple(Limitation(topic=text, text=text) for text in HOSTILE),
     )

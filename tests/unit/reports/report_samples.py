@@ -27,6 +27,7 @@ from report_parts import (
     result,
 )
 
+from reports.mapping import apply_mappings
 from reports.model import (
     AuditReport,
     Claim,
@@ -36,14 +37,17 @@ from reports.model import (
     Decision,
     Finding,
     Interval,
+    Limitation,
     Outcome,
     Plan,
+    PlannedProbe,
     Reference,
     Severity,
     Status,
     Subject,
     Tool,
     Verdict,
+    Waiver,
 )
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "reports"
@@ -287,6 +291,113 @@ def reject() -> Sample:
     return report, store.__getitem__
 
 
+def waived() -> Sample:
+    """A pickle of our own that somebody lives with, one probe unsettled, and what that is for two frameworks."""
+    store = Store()
+    probes = ("static.file_safety", "static.claims", "backdoor.vocabulary_shift", "behaviour.drift")
+    report = AuditReport(
+        id="run-51ab0c7e",
+        created="2026-11-23T08:02:10Z",
+        operator="security review",
+        status=Status.SUCCESS,
+        tool=TOOL,
+        subject=Subject(
+            artifacts=(artifact("incoming/house-style.bin", kind="adapter", size=212_480),),
+            base=BASE,
+            claims=(Claim(name="ss_network_dim", claimed="8", measured="4", agrees=False),),
+            coverage=Coverage(keys_total=96, keys_applied=96, delta_norm=2.9, output_differs=True),
+        ),
+        plan=planned(
+            policy="security-review", probes=tuple(PlannedProbe(id=probe, version=1) for probe in probes)
+        ),
+        results=(
+            result(
+                "static.file_safety",
+                Outcome.FAIL,
+                calibrated=True,
+                null="opening the file cannot run code",
+                statistic="rules broken at severity medium or above",
+                value=1,
+                n=1,
+                unit="rules",
+            ),
+            result(
+                "static.claims", Outcome.PASS, calibrated=True, statistic="claims contradicted", value=1, n=1
+            ),
+            result(
+                "backdoor.vocabulary_shift",
+                Outcome.PASS,
+                calibrated=True,
+                statistic="largest standardised shift",
+                value=3.3,
+                unit="sd",
+                p_value=0.38,
+                adjusted_p=0.76,
+                n=4096,
+                bank=BANK,
+                min_detectable_effect=5.2,
+            ),
+            result("behaviour.drift", Outcome.INCONCLUSIVE, reason="the budget was spent before it was done"),
+        ),
+        findings=(
+            Finding(
+                rule_id="PMA-FILE-010",
+                fingerprint=hashlib.sha256(b"w1").hexdigest(),
+                severity=Severity.MEDIUM,
+                confidence="high",
+                title="Weights are stored as a pickle",
+                why="This one is on the allow-list, but every later copy has to be checked again.",
+                remediation="Ask for safetensors, or convert it once in a place you can throw away.",
+                locations=("incoming/house-style.bin",),
+                refs=(Reference(scheme="CWE", edition="4.14", id="CWE-502"),),
+                waiver=Waiver(
+                    rule="PMA-FILE-010",
+                    owner="Ada Lovelace",
+                    reason="Our own training run wrote it; the converted copy was compared tensor by tensor.",
+                    expires="2027-03-31",
+                ),
+            ),
+            Finding(
+                rule_id="PMA-CLAIM-001",
+                fingerprint=hashlib.sha256(b"w2").hexdigest(),
+                severity=Severity.LOW,
+                confidence="high",
+                title="The rank is not the one that the header claims",
+                why="The header says 8 and the tensors say 4.",
+                remediation="Go by what was measured; ask whoever published the file why the label differs.",
+            ),
+        ),
+        verdict=Verdict(
+            decision=Decision.INCONCLUSIVE,
+            reasons=(
+                "inconclusive: behaviour.drift was not settled (inconclusive): the budget was spent before it was"
+                " done",
+                "accept_with_conditions: Weights are stored as a pickle (medium; PMA-FILE-010) is waived by Ada"
+                " Lovelace until 2027-03-31: Our own training run wrote it; the converted copy was compared tensor"
+                " by tensor.",
+                "accept_with_conditions: static.file_safety failed, and every finding behind it is waived",
+                "accept_with_conditions: The rank is not the one that the header claims (low; PMA-CLAIM-001)",
+                "waiver: Grace Hopper's waiver of PMA-CLAIM-* expired on 2026-10-31 and does nothing: the finding"
+                " decides",
+            ),
+        ),
+        limitations=(
+            Limitation(
+                topic="unused waivers",
+                text="Ada Lovelace's waiver of PMA-FILE-003, which holds until 2027-03-31, matched no finding and"
+                " changed nothing.",
+            ),
+            Limitation(
+                topic="backdoor.vocabulary_shift",
+                text="Phrases of two or more words, and triggers in the initial noise, are not looked for.",
+            ),
+            *LIMITATIONS,
+        ),
+    )
+    named = ("nist-ai-600-1@2024-07", "eu-ai-act@2024-1689")
+    return apply_mappings(report, named, installed=probes), store.__getitem__
+
+
 def inconclusive() -> Sample:
     """A real adapter on the wrong base: nothing applied, nothing tested."""
     report = AuditReport(
@@ -352,6 +463,7 @@ def empty() -> Sample:
 SAMPLES: dict[str, Callable[[], Sample]] = {
     "accept": accept,
     "reject": reject,
+    "waived": waived,
     "inconclusive": inconclusive,
     "hostile": hostile,
     "empty": empty,
@@ -364,7 +476,7 @@ def golden_files() -> dict[str, bytes]:
     from reports.writers import console, csv, html, json, junit, markdown, model_card, sarif
 
     out = {}
-    for name in ("accept", "reject", "inconclusive", "empty"):
+    for name in ("accept", "reject", "waived", "inconclusive", "empty"):
         report, evidence = SAMPLES[name]()
         # Parquet is not among them: its bytes change with the release of pyarrow.
         for writer in (json, html, markdown, console, sarif, junit, csv, model_card):

@@ -138,6 +138,11 @@ class Page(HTMLParser):
     def text(self) -> str:
         return " ".join("".join(self.texts).split())
 
+    @property
+    def words(self) -> str:
+        """The text with a space between elements."""
+        return " ".join(" ".join(self.texts).split())
+
     def all(self, tag: str) -> list[dict[str, str]]:
         return [attributes for name, attributes in self.elements if name == tag]
 
@@ -176,7 +181,7 @@ def test_nothing_is_loaded_from_anywhere(name: str) -> None:
         elif "href" in attributes:
             assert re.match(r"#[a-z]|\./", attributes["href"]), attributes["href"]
         for attribute, value in attributes.items():
-            if attribute not in ("title", "alt"):
+            if attribute not in ("title", "alt", "aria-label"):
                 assert "http" not in value.lower()
     style = PAGES[name].decode().partition("<style>")[2].partition("</style>")[0]
     assert "url(" not in style and "@import" not in style and "http" not in style
@@ -282,6 +287,57 @@ def test_an_inconclusive_report_never_reads_as_clean() -> None:
         "0 of 160 keys applied; the rest was not tested." in text
         and "skipped: 0 of 160 keys applied." in text
     )
+
+
+def test_a_waived_finding_comes_last_and_says_who_until_when_and_why() -> None:
+    page = Page(PAGES["waived"])
+    text = page.words
+    assert text.index("The rank is not the one") < text.index("waived: does not decide")
+    for piece in ("Waived by Ada Lovelace", "Until 2027-03-31", "Because Our own training run wrote it"):
+        assert piece in text
+    assert "1 low, 1 waived" in text
+    assert sum("set-aside" in each.get("class", "") for each in page.all("article")) == 1
+
+
+def test_controls_stand_by_framework_with_status_reason_evidence_and_limits() -> None:
+    page = Page(PAGES["waived"])
+    assert sum(each.get("class") == "framework" for each in page.all("section")) == 2
+    text = page.words.partition("Evidence for controls")[2].partition("Frozen before")[0]
+    assert text.strip().startswith("What this audit can be evidence for")
+    for piece in (
+        "NIST AI 600-1 2024-07 Evidence for 2 Evidence against 3 Some evidence 2 Not assessed 11",
+        "MS-2.7-005 Measure how reliable",
+        "this release has no probe watermark.*",
+        "From static.file_safety , backdoor.vocabulary_shift",
+        "Limits Signatures of reports are checked",
+    ):
+        assert piece in text or piece in text.replace(" ,", ","), piece
+    assert not re.search(r"(?<!that anything or anybody )\bcompl(y|ies|iant|iance)\b", text)
+
+
+@pytest.mark.parametrize("name", ["accept", "reject", "waived", "inconclusive"])
+def test_the_first_screen_says_what_was_found_how_sure_and_what_was_not_tested(name: str) -> None:
+    first = Page(PAGES[name]).words.partition("Probes evaluated")[0]
+    places = [first.index(f" {heading} ") for heading in ("Why", "How sure", "Not tested", "What to do")]
+    assert places == sorted(places)
+    assert re.search(r"\d of \d probes gave an answer", first)
+
+
+def test_the_whole_hash_of_what_was_audited_can_be_read() -> None:
+    report, _ = SAMPLES["accept"]()
+    assert report.subject.artifacts[0].sha256 in Page(PAGES["accept"]).text
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_tables_that_are_stacked_on_a_phone_keep_their_meaning(name: str) -> None:
+    page = Page(PAGES[name])
+    for table in page.all("table"):
+        if re.search("stack|results", table["class"]):
+            assert table["role"] == "table"
+    assert all(each["role"] == "cell" for each in page.all("td") if "data-label" in each)
+    assert all("aria-label" in each for _, each in page.elements if each.get("tabindex") == "0")
+    first_link = next(attributes for tag, attributes in page.elements if tag == "a")
+    assert first_link["class"] == "skip"
 
 
 def test_an_unanswered_probe_and_an_uncalibrated_result_are_said() -> None:

@@ -109,7 +109,7 @@ def test_writers_run_without_torch_or_the_auditor() -> None:
         "import sys, importlib\n"
         "for name in ('json html markdown console sarif junit csv parquet model_card').split():\n"
         "    importlib.import_module('reports.writers.' + name)\n"
-        "import reports.index, reports.load, reports.schema, reports.sign\n"
+        "import reports.index, reports.load, reports.mapping, reports.schema, reports.sign\n"
         "heavy = set('torch auditor numpy pandas pyarrow scipy matplotlib diffusers transformers'.split())\n"
         "bad = {m.partition('.')[0] for m in sys.modules} & heavy\n"
         "sys.exit(', '.join(sorted(bad)) or 0)"

@@ -8,7 +8,7 @@ from markdown_it.token import Token
 from report_hostile import HOSTILE
 from report_samples import SAMPLES, inconclusive, reject
 
-from reports.model import AuditReport
+from reports.model import AuditReport, Limitation, Outcome, Waiver
 from reports.text import cells
 from reports.writers import console, markdown
 
@@ -21,13 +21,34 @@ def flat(tokens: list[Token]) -> list[Token]:
 
 
 def with_text(report: AuditReport, text: str) -> AuditReport:
+    waiver = Waiver(rule=text, owner=text, reason=text, expires=text)
     finding = report.findings[0].model_copy(
-        update={"title": text, "why": text, "rule_id": text, "locations": (text,)}
+        update={"title": text, "why": text, "rule_id": text, "locations": (text,), "waiver": waiver}
+    )
+    control = report.controls[0].model_copy(
+        update={
+            "scheme": text,
+            "edition": text,
+            "id": text,
+            "title": text,
+            "reason": text,
+            "limits": text,
+            "evidence": (text,),
+        }
     )
     claim = report.subject.claims[0].model_copy(update={"name": text, "claimed": text, "note": text})
     subject = report.subject.model_copy(update={"claims": (claim,)})
     verdict = report.verdict.model_copy(update={"reasons": (text,)})
-    return report.model_copy(update={"findings": (finding,), "subject": subject, "verdict": verdict})
+    limitation = Limitation(topic=text, text=text)
+    return report.model_copy(
+        update={
+            "findings": (finding,),
+            "subject": subject,
+            "verdict": verdict,
+            "controls": (control,),
+            "limitations": (limitation,),
+        }
+    )
 
 
 def assert_inert(data: str, original: list[Token]) -> None:
@@ -110,6 +131,38 @@ def test_the_verdict_block_gives_decision_strongest_number_and_what_is_open() ->
     )
     assert lines[-1].startswith("NOT TESTED  3: Image triggers")
     assert len(lines) <= 6
+
+
+@pytest.mark.parametrize("writer", [console, markdown])
+def test_controls_and_waivers_are_told_in_plain_text(writer) -> None:
+    text = " ".join(writer.write(*SAMPLES["waived"]()).decode().split())
+    assert "Ada Lovelace" in text and "2027-03-31" in text and "compared tensor by tensor" in text
+    assert "no statement that anything or anybody complies" in text
+    assert "MS-2.7-005" in text and "this release has no probe watermark" in text.replace("\\", "")
+    assert "expired on 2026-10-31" in text and "1 low, 1 waived" in text.lower()
+
+
+def test_a_finding_that_is_waived_is_never_the_strongest() -> None:
+    report, _ = reject()
+    waiver = Waiver(rule="r", owner="o", reason="r", expires="2027-01-01")
+    findings = [each.model_copy(update={"waiver": waiver}) for each in report.findings]
+    text = console.render(report.model_copy(update={"findings": tuple(findings)}))
+    assert "STRONGEST   no finding that is not waived (2)" in text
+    half = console.render(report.model_copy(update={"findings": (report.findings[0], findings[1])}))
+    assert half.index("The header hides") < half.index("calls a hidden second mode")
+
+
+def test_a_probe_that_gave_an_answer_is_not_called_untested() -> None:
+    report, _ = SAMPLES["waived"]()
+    shown = console.render(report).partition("NOT TESTED")[2].partition("\n\n")[0]
+    assert "backdoor.vocabulary_shift" not in shown and "beyond the test that ran" in " ".join(shown.split())
+    assert "beyond backdoor.vocabulary_shift: Phrases of two" in console.render(report)
+    unsettled = [
+        each.model_copy(update={"outcome": Outcome.INCONCLUSIVE}) if each.probe.startswith("backdoor") else each
+        for each in report.results
+    ]
+    open_ = console.render(report.model_copy(update={"results": tuple(unsettled)}))
+    assert "backdoor.vocabulary_shift" in open_.partition("NOT TESTED")[2].partition("\n\n")[0]
 
 
 def test_inconclusive_text_says_that_it_is_no_pass() -> None:

@@ -31,6 +31,14 @@ def test_what_controls_hides_or_reorders_is_spelled_out(char: str) -> None:
     assert inert(char).startswith("\\u") or inert(char).startswith("\\U")
 
 
+@pytest.mark.parametrize("mark", ["\u0301", "\u20dd", "\u0e49", "\ufe0f"])
+def test_marks_piled_on_one_letter_do_not_reach_other_lines(mark: str) -> None:
+    assert inert("e" + mark * 4) == "e" + mark * 4
+    piled = inert("e" + mark * 400 + "x", 10_000)
+    assert piled.count(mark) == 4 and piled.endswith("x") and "\\u" in piled
+    assert inert("e" + mark * 400, 10_000) == auditor_inert("e" + mark * 400, 10_000)
+
+
 @settings(deadline=None, derandomize=True, max_examples=60)
 @given(st.text())
 def test_lines_keep_only_line_feeds_and_tabs(text: str) -> None:
