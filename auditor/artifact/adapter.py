@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["COMPONENTS", "Adapter", "Delta", "Dense", "LowRank", "Overwrite", "tensors_in"]
 
-COMPONENTS = ("unet", "text_encoder", "text_encoder_2", "transformer")
+COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
 
 # A product of two slim factors can ask for more memory than any real layer has (the largest of SDXL holds 30
 # million).
@@ -204,10 +204,12 @@ class Adapter:
 
     Attributes:
         dialect: the naming it was stored in, ``kohya`` for example.
-        family: ``sd1``, ``sd2``, ``sdxl``, ``embedded``, ``given`` (fits the base that was named) or
-            ``other``.
+        family: ``sd1``, ``sd2``, ``sdxl``, ``sd3``, ``flux``, ``embedded``, ``given`` (fits the base that was
+            named) or ``other``.
         family_match: the evidence, and other families that the same shapes would fit.
-        components: component to module path to change.
+        components: component to module path to change. A fused projection is one change for each diffusers
+            module it comes apart into, so a stored key may serve several of them; whatever is counted over
+            changes counts modules, and what is counted over ``unmatched`` counts keys.
         embeddings: token to text encoder to vectors, (dim,) or (n, dim).
         unmatched: keys that were not understood; while there is one, coverage is incomplete.
         claims: what header, card and config say of it.

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from auditor.artifact.adapter import Adapter, LowRank, Overwrite
-from auditor.artifact.claims import Claim, ClaimCheck, Claims, claimed_family
+from auditor.artifact.claims import Claim, ClaimCheck, Claims, claimed_family, claimed_size
 from auditor.artifact.dialects.diffusers import pattern_value
 from auditor.artifact.family import title_of
 from auditor.text import inert
@@ -74,7 +74,7 @@ def _rank(claim: Claim, adapter: Adapter) -> ClaimCheck:
 
 def _alpha(claim: Claim, adapter: Adapter) -> ClaimCheck:
     chosen = _low_rank(adapter, claim)
-    if adapter.dialect in ("peft", "diffusers") and not _has_alpha_tensors(adapter):
+    if adapter.dialect in ("peft", "diffusers", "original") and not _has_alpha_tensors(adapter):
         note = "no tensor holds an alpha: loaders obey the claim itself"
         return _result(claim, _counted([d.alpha for _, d in chosen]), None, note)
     measured = _counted([delta.alpha for _, delta in chosen])
@@ -99,10 +99,20 @@ def _family(claim: Claim, adapter: Adapter) -> ClaimCheck:
     if adapter.family in ("other", "given"):
         return _result(claim, measured, None, "the shapes fit no known family")
     if wanted == adapter.family:
-        return _result(claim, measured, True)
+        return _size(claim, measured, adapter.family_match.sizes)
     if wanted in adapter.family_match.alternatives:
         return _result(claim, f"{measured} or {title_of(wanted)}", True, "the shapes fit both")
     return _result(claim, measured, False, f"the shapes are those of {measured}")
+
+
+def _size(claim: Claim, measured: str, sizes: tuple[str, ...]) -> ClaimCheck:
+    """The family is the one that is claimed; a claim of one of its members is held against those that fit."""
+    wanted = claimed_size(claim.value)
+    if wanted is None or len(sizes) == 0:
+        return _result(claim, measured, True)
+    if wanted not in sizes:
+        return _result(claim, " or ".join(sizes), False, f"the shapes are not those of {wanted}")
+    return _result(claim, " or ".join(sizes), True)
 
 
 def _kind(claim: Claim, adapter: Adapter) -> Iterator[ClaimCheck]:

@@ -17,7 +17,16 @@ from auditor.artifact.problems import Problem, problem
 from auditor.artifact.triggers import Trigger, declared_triggers
 from auditor.text import inert
 
-__all__ = ["About", "Claim", "ClaimCheck", "Claims", "claimed_family", "parse_claims", "parse_json"]
+__all__ = [
+    "About",
+    "Claim",
+    "ClaimCheck",
+    "Claims",
+    "claimed_family",
+    "claimed_size",
+    "parse_claims",
+    "parse_json",
+]
 
 About: TypeAlias = Literal[
     "rank",
@@ -121,15 +130,26 @@ _CONFIG: dict[str, About] = {
 _FAMILY_PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (
         re.compile(
-            r"flux|sd[-_ ]?3|stable-diffusion-3|pixart|hunyuan|wan\d|auraflow|lumina|kolors|cascade|refiner",
+            r"flux[-_. ]?[23](?!\d)|\bchroma\d*\b|pixart|hunyuan|\bwan[-_. ]?\d|auraflow|lumina|kolors|cascade|"
+            r"refiner|qwen|\bz[-_]?image|\bsana|hidream|\bltx",
             re.I,
         ),
         "other",
     ),
+    (re.compile(r"flux", re.I), "flux"),
+    (re.compile(r"sd[-_ ]?3|stable-diffusion-(?:v)?3", re.I), "sd3"),
     (re.compile(r"sd[-_ ]?xl|stable-diffusion-xl|pony|illustrious|noobai|playground-v2", re.I), "sdxl"),
     (re.compile(r"sd[-_ ]?(?:v)?2|stable-diffusion-(?:v)?2|v2-[01]|768-v-ema", re.I), "sd2"),
     (re.compile(r"sd[-_ ]?(?:v)?1|stable-diffusion-(?:v)?1|v1-[45]|anylora|anything-v", re.I), "sd1"),
     (re.compile(r"\bembedded\b|auditor[-_/ ]world", re.I), "embedded"),
+)
+# Members of a family, as :attr:`auditor.artifact.family.Signature.called` has them.
+_SIZE_PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"(?:sd|stable-diffusion-)[-_ ]?3[-_. ]?5[-_ ]*large", re.I), "SD3.5 large"),
+    (re.compile(r"(?:sd|stable-diffusion-)[-_ ]?3[-_. ]?5[-_ ]*m", re.I), "SD3.5 medium"),
+    (re.compile(r"(?:sd|stable-diffusion-)[-_ ]?3[-_ ]*m", re.I), "SD3 medium"),
+    (re.compile(r"schnell", re.I), "Flux schnell"),
+    (re.compile(r"flux[-_. ]?1?[-_. ]*dev", re.I), "Flux dev"),
 )
 
 
@@ -192,6 +212,11 @@ def parse_json(metadata: Mapping[str, str], key: str, problems: list[Problem]) -
 def claimed_family(text: str) -> str | None:
     """The family that a free text names, ``other`` for one we do not know, None if it names none."""
     return next((family for pattern, family in _FAMILY_PATTERNS if pattern.search(text[:_SHOWN])), None)
+
+
+def claimed_size(text: str) -> str | None:
+    """Which member of a family of several a free text names, or None."""
+    return next((size for pattern, size in _SIZE_PATTERNS if pattern.search(text[:_SHOWN])), None)
 
 
 def _config_claims(source: str, flat: Mapping[str, Any]) -> Iterator[Claim]:

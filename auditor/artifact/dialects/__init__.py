@@ -10,16 +10,16 @@ from types import ModuleType
 
 from auditor.artifact.adapter import Adapter
 from auditor.artifact.claims import Claims
-from auditor.artifact.dialects import diffusers, kohya, ordinal, overwrite, textual_inversion
+from auditor.artifact.dialects import diffusers, kohya, ordinal, original, overwrite, textual_inversion
 from auditor.artifact.dialects.collect import Collected, Context
-from auditor.artifact.dialects.unsupported import name_unsupported, refuse
+from auditor.artifact.dialects.unsupported import is_foreign, name_unsupported, refuse
 from auditor.artifact.family import FamilyMatch, match_family
 from auditor.artifact.problems import Problem, problem
 from auditor.artifact.tensors import TensorSource
 
 __all__ = ["DIALECTS", "Context", "read_adapter"]
 
-DIALECTS: tuple[ModuleType, ...] = (kohya, diffusers, ordinal, overwrite, textual_inversion)
+DIALECTS: tuple[ModuleType, ...] = (kohya, original, diffusers, ordinal, overwrite, textual_inversion)
 
 
 def read_adapter(
@@ -44,7 +44,9 @@ def read_adapter(
             continue
         name = "peft" if dialect is diffusers and context.config is not None else str(dialect.NAME)
         family = _family(found, context)
-        kind = name_unsupported(list(source.specs)) if family.family == "other" else None
+        names = list(source.specs)
+        another = family.family == "other" or ("transformer" in found.components and is_foreign(names))
+        kind = name_unsupported(names) if another else None
         if kind is not None and kind.telling:
             break
         return Adapter(

@@ -7,8 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from auditor.artifact.adapter import Delta, Dense, LowRank, Overwrite
+from auditor.artifact.dialects.fused import spread_over
+from auditor.artifact.original_names import Spread
 from auditor.artifact.problems import Problem, problem
 from auditor.artifact.tensors import Tensor, TensorSource, tensor_of
+from auditor.errors import IncompatibleArtifact
 from auditor.text import inert
 
 __all__ = ["Collected", "Collector", "Context", "Role", "Scaling"]
@@ -49,11 +52,13 @@ class Collected:
 class Collector:
     """Collects parts key by key; :meth:`finish` turns them into changes.
 
-    Every key of the source ends in exactly one place: a change, a vector, or ``unmatched``.
+    Every key of the source ends in exactly one place: a change, a vector, or ``unmatched``. A key of a fused
+    projection serves all the changes that the projection comes apart into, or none of them.
     """
 
     source: TensorSource
     parts: dict[tuple[str, str], dict[Role, str]] = field(default_factory=dict)
+    spreads: dict[tuple[str, str], Spread] = field(default_factory=dict)
     vectors: dict[str, dict[str, str]] = field(default_factory=dict)
     left: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
@@ -67,6 +72,14 @@ class Collector:
             )
         else:
             roles[role] = key
+
+    def add_original(self, name: str, spread: Spread, role: Role, key: str) -> None:
+        """Files a key as one part of the change of a module of the original Flux or SD3 code."""
+        if spread.rows == "whole":
+            self.add("transformer", spread.targets[0], role, key)
+        else:
+            self.spreads["transformer", name] = spread
+            self.add("transformer", name, role, key)
 
     def add_vectors(self, token: str, encoder: str, key: str) -> None:
         """Files a key as the vectors of a token for one text encoder, shape (dim,) or (n, dim)."""
@@ -94,14 +107,32 @@ class Collector:
         components: dict[str, dict[str, Delta]] = {}
         for (component, path), roles in self.parts.items():
             delta = self._build(component, path, roles, scaling)
-            if delta is not None:
-                components.setdefault(component, {})[path] = delta
+            if delta is None:
+                continue
+            placed = components.setdefault(component, {})
+            try:
+                placed |= self._placed(component, path, delta, placed)
+            except IncompatibleArtifact as error:
+                self.left.extend(roles.values())
+                told = f"{component} {inert(path, 80)}: {error}"
+                self.problems.append(problem("dialect.fused", "medium", told))
         embeddings = {
             token: {encoder: tensor_of(self.source, key) for encoder, key in encoders.items()}
             for token, encoders in self.vectors.items()
             if encoders
         }
+        components = {component: deltas for component, deltas in components.items() if deltas}
         return Collected(components, embeddings, tuple(sorted(self.left)), tuple(self.problems))
+
+    def _placed(
+        self, component: str, path: str, delta: Delta, taken: Mapping[str, Delta]
+    ) -> Mapping[str, Delta]:
+        spread = self.spreads.get((component, path))
+        placed = {path: delta} if spread is None else spread_over(delta, spread)
+        twice = next((target for target in placed if target in taken), None)
+        if twice is not None:
+            raise IncompatibleArtifact(f"{inert(twice, 80)} is already changed under another name")
+        return placed
 
     def _build(
         self, component: str, path: str, roles: dict[Role, str], scaling: Scaling | None

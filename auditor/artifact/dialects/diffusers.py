@@ -14,6 +14,7 @@ from typing import Any
 
 from auditor.artifact.adapter import COMPONENTS
 from auditor.artifact.dialects.collect import Collected, Collector, Context, Role, Scaling
+from auditor.artifact.original_names import t5_component
 from auditor.artifact.tensors import TensorSource
 
 NAME = "diffusers"
@@ -25,7 +26,9 @@ __all__ = [
     "collect",
     "normal_path",
     "parse_adapter_metadata",
+    "parse_part",
     "pattern_value",
+    "peft_scaling",
     "recognises",
 ]
 
@@ -45,7 +48,11 @@ _SIMPLE: dict[str, Role] = {"alpha": "alpha", "dora_scale": "magnitude", "lora_m
 _UNET_START = re.compile(
     r"(?:down_blocks|up_blocks|mid_block|conv_in|conv_norm_out|conv_out|time_embedding|add_embedding)\b"
 )
+_TRANSFORMER_START = re.compile(
+    r"(?:(?:single_)?transformer_blocks\.\d|(?:x_embedder|context_embedder|time_text_embed|norm_out|proj_out)\.)"
+)
 _TEXT_START = re.compile(r"(?:text_model\.|text_projection\b|encoder\.layers\.\d)")
+_T5_START = "encoder.block."
 # What PEFT takes where a config is silent.
 _PEFT_ALPHA = 8
 _LITERAL = re.compile(r"[A-Za-z0-9_.\-]+")
@@ -64,11 +71,11 @@ def collect(source: TensorSource, context: Context) -> Collected:
     collector = Collector(source)
     peft = context.config is not None
     for key in source.specs:
-        component, rest = _component(key, source)
-        found = _PART.fullmatch(rest)
+        component, rest = _component(key, source, context)
+        found = parse_part(rest)
         if component and found:
-            path = normal_path(component, found["path"], found["old"])
-            collector.add(component, path, _role(found["part"]), key)
+            path, old, role = found
+            collector.add(component, normal_path(component, path, old), role, key)
         elif component and peft and rest.endswith((".weight", ".bias")) and ".lora_" not in rest:
             path, _, last = rest.rpartition(".")
             collector.add(
@@ -80,7 +87,7 @@ def collect(source: TensorSource, context: Context) -> Collected:
         collector.note(
             "dialect.alpha_keys", "alpha is stored beside diffusers names, where some loaders ignore it"
         )
-    return collector.finish(_scaling(source.metadata, context, collector))
+    return collector.finish(peft_scaling(source.metadata, context, collector))
 
 
 def normal_path(component: str, path: str, old: str | None = None) -> str:
@@ -95,7 +102,9 @@ def normal_path(component: str, path: str, old: str | None = None) -> str:
         if old is not None:
             path = f"{path}.{'out' if old == 'to_out' else old[-1]}_proj"
         return (
-            f"text_model.{path}" if path.startswith(("encoder.", "final_layer_norm", "embeddings.")) else path
+            f"text_model.{path}"
+            if path.startswith(("encoder.layers.", "final_layer_norm", "embeddings."))
+            else path
         )
     if old is not None:
         path = f"{path}.{'to_out.0' if old == 'to_out' else old}"
@@ -114,9 +123,15 @@ def parse_adapter_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
     return parsed if isinstance(parsed, dict) else {}
 
 
-def _is_factor(name: str) -> bool:
+def parse_part(name: str) -> tuple[str, str | None, Role] | None:
+    """Module path, old projection name (``to_q`` ... ``to_out``) or None, and role; None for another ending."""
     found = _PART.fullmatch(name)
-    return found is not None and _role(found["part"]) in ("down", "up") and "." in found["path"]
+    return (found["path"], found["old"], _role(found["part"])) if found else None
+
+
+def _is_factor(name: str) -> bool:
+    found = parse_part(name)
+    return found is not None and found[2] in ("down", "up") and "." in found[0]
 
 
 def _role(part: str) -> Role:
@@ -127,13 +142,17 @@ def _role(part: str) -> Role:
     return "down" if part.startswith("lora_A") or "down" in part else "up"
 
 
-def _component(key: str, source: TensorSource) -> tuple[str, str]:
+def _component(key: str, source: TensorSource, context: Context) -> tuple[str, str]:
     rest = key.removeprefix(PEFT_PREFIX)
     head, _, tail = rest.partition(".")
     if head in COMPONENTS and tail:
         return head, tail
     if _UNET_START.match(rest):
         return "unet", rest
+    if _TRANSFORMER_START.match(rest):
+        return "transformer", rest
+    if rest.startswith(_T5_START):
+        return t5_component(source.specs, context.base), rest
     if _TEXT_START.match(rest):
         return ("text_encoder_2" if _second_encoder(source) else "text_encoder"), rest
     return "", rest
@@ -149,7 +168,8 @@ def _second_encoder(source: TensorSource) -> bool:
     return False
 
 
-def _scaling(metadata: Mapping[str, str], context: Context, collector: Collector) -> Scaling:
+def peft_scaling(metadata: Mapping[str, str], context: Context, collector: Collector) -> Scaling:
+    """Alphas as PEFT and diffusers keep them: in ``adapter_config.json`` or in the header's metadata."""
     if context.config is not None:
         configs: dict[str, Mapping[str, Any]] = dict.fromkeys(COMPONENTS, context.config)
     else:

@@ -6,10 +6,11 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from auditor.artifact.dialects.foreign import FOREIGN_TRANSFORMERS
 from auditor.errors import UnsupportedArtifact
 from auditor.text import inert
 
-__all__ = ["KINDS", "Unsupported", "name_unsupported", "refuse"]
+__all__ = ["KINDS", "Unsupported", "is_foreign", "name_unsupported", "refuse"]
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,10 @@ _LYCORIS = "its delta has to be rebuilt from its own factors"
 _TRANSFORMER = "a loader for that transformer family and its module names are needed"
 _MODULES = "the module list of its base is needed"
 _BESIDE = "it runs beside the base model and does not change its weights"
+
+_FOREIGN = tuple(_kind(pattern, name, _TRANSFORMER) for pattern, name in FOREIGN_TRANSFORMERS)
+# Above this share of names that only another transformer has the file is for that one.
+_FOREIGN_TOLERATED = 0.05
 
 # First match wins: kinds that share key names with another stand before it.
 KINDS: tuple[Unsupported, ...] = (
@@ -70,21 +75,17 @@ KINDS: tuple[Unsupported, ...] = (
         "a Custom Diffusion file",
         "its attention processors have to be mapped",
     ),
+    *_FOREIGN,
     _kind(
-        r"double_blocks[._]\d|single_blocks[._]\d|single_transformer_blocks[._]\d",
-        "a Flux adapter or model",
-        _TRANSFORMER,
-    ),
-    _kind(
-        r"joint_blocks[._]\d|attn[._]add_[qkv]_proj",
-        "a Stable Diffusion 3 or other joint-attention file",
-        _TRANSFORMER,
-    ),
-    _kind(r"adaln_single|caption_projection", "a PixArt or other adaLN transformer file", _TRANSFORMER),
-    _kind(
-        r"^(?:transformer|diffusion_model)\.(?:transformer_)?(?:blocks|layers)\.\d|^transformer\.transformer_blocks\.\d",
+        r"^(?:transformer|diffusion_model)\.(?:blocks|layers)\.\d",
         "an adapter for a diffusion transformer",
         _TRANSFORMER,
+    ),
+    _kind(
+        r"^(?!.*(?:lora|alpha|diff)).*(?:(?:^|\.)(?:single_)?transformer_blocks|(?:double|single|joint)_blocks)\.\d",
+        "the transformer of a model by itself",
+        "give the whole model folder",
+        False,
     ),
     _kind(
         r"^(?:unet\.)?(?:down_blocks|up_blocks|mid_block)\.",
@@ -112,6 +113,15 @@ KINDS: tuple[Unsupported, ...] = (
 def name_unsupported(names: Collection[str]) -> Unsupported | None:
     """The first known kind of which some key is a sign, or None."""
     return next((kind for kind in KINDS if any(kind.pattern.search(name) for name in names)), None)
+
+
+def is_foreign(names: Collection[str]) -> bool:
+    """Whether more than 5 % of the names are such as only a transformer has that is not read.
+
+    Two transformers may share most of their names and shapes, so that a file for one fits the other in part.
+    """
+    foreign = sum(any(kind.pattern.search(name) for kind in _FOREIGN) for name in names)
+    return foreign > _FOREIGN_TOLERATED * len(names)
 
 
 def refuse(names: Collection[str]) -> UnsupportedArtifact:
