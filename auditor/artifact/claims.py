@@ -146,8 +146,8 @@ _FAMILY_PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
 # Members of a family, as :attr:`auditor.artifact.family.Signature.called` has them.
 _SIZE_PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"(?:sd|stable-diffusion-)[-_ ]?3[-_. ]?5[-_ ]*large", re.I), "SD3.5 large"),
-    (re.compile(r"(?:sd|stable-diffusion-)[-_ ]?3[-_. ]?5[-_ ]*m", re.I), "SD3.5 medium"),
-    (re.compile(r"(?:sd|stable-diffusion-)[-_ ]?3[-_ ]*m", re.I), "SD3 medium"),
+    (re.compile(r"(?:sd|stable-diffusion-)[-_ ]?3[-_. ]?5[-_ ]*(?:medium|m\b)", re.I), "SD3.5 medium"),
+    (re.compile(r"(?:sd|stable-diffusion-)[-_ ]?3[-_ ]*(?:medium|m\b)", re.I), "SD3 medium"),
     (re.compile(r"schnell", re.I), "Flux schnell"),
     (re.compile(r"flux[-_. ]?1?[-_. ]*dev", re.I), "Flux dev"),
 )

@@ -27,6 +27,7 @@ __all__ = [
     "Signature",
     "expected_modules",
     "match_family",
+    "named_like",
     "title_of",
 ]
 
@@ -110,6 +111,7 @@ SIGNATURES: tuple[Signature, ...] = (
 _MISFITS_TOLERATED = 0.05
 _SHOWN = 3
 
+_NUMBER = re.compile(r"(?<=\.)[0-9]+(?=\.|$)")
 # Modulations and embeddings, which Chroma computes elsewhere.
 _FLUX_ONLY = re.compile(r"(?:norm1|norm1_context|norm|norm_out)\.linear$|^time_text_embed\.")
 
@@ -152,6 +154,17 @@ def expected_modules(signature: Signature, component: str) -> ModuleShapes:
     if isinstance(plan, T5Plan):
         return t5_modules(plan)
     return text_modules(plan) if plan is not None else {}
+
+
+def named_like(family: str, component: str, paths: Iterable[str]) -> bool:
+    """Whether every module has a name that the family has too, whatever the number of its blocks."""
+    known = {
+        _NUMBER.sub("#", path)
+        for signature in SIGNATURES
+        if signature.family == family
+        for path in expected_modules(signature, component)
+    }
+    return {_NUMBER.sub("#", path) for path in paths} <= known
 
 
 def match_family(modules: Shapes, vectors: Shapes | None = None, given: Shapes | None = None) -> FamilyMatch:
@@ -209,6 +222,11 @@ def _evidence(
     alike = [s for s in SIGNATURES if _width(s) in inner]
     if alike:
         yield f"transformer attention is {_listed(inner)} wide: as in {_called(alike)}"
+    own = [s for s in others if s.family == best.family]
+    if own:
+        yield f"every shape fits {_called((best, *own))}: nothing in the file tells these sizes apart"
+    elif best.size:
+        yield f"of the sizes of {best.title} only {best.called} has all of these modules"
     for encoder, plan in best.plans.items():
         if encoder in modules and isinstance(plan, TextPlan | T5Plan):
             users = _called((s for s in SIGNATURES if _hidden(s, encoder) == plan.hidden), sizes=False)
@@ -225,11 +243,6 @@ def _evidence(
     denoiser = modules.get("transformer", {})
     if best.family == "flux" and denoiser and not any(_FLUX_ONLY.search(path) for path in denoiser):
         yield "Chroma has the attention and feed-forward layers of Flux: nothing here separates the two"
-    own = [s for s in others if s.family == best.family]
-    if own:
-        yield f"every shape fits {_called((best, *own))}: nothing in the file tells these sizes apart"
-    elif best.size:
-        yield f"of the sizes of {best.title} only {best.called} has all of these modules"
 
 
 def _told_apart(modules: Shapes, best: Signature, apart: list[Signature]) -> Iterator[str]:

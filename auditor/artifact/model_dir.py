@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from auditor.artifact.family import FamilyMatch, match_family
+from auditor.artifact.family import FamilyMatch, match_family, named_like, title_of
 from auditor.artifact.peft_config import read_json_object
 from auditor.artifact.problems import Problem, problem
 from auditor.artifact.safetensors_header import read_header
@@ -197,6 +197,11 @@ def _family(folder: Path, weights: Mapping[str, Kind]) -> tuple[FamilyMatch, tup
     measured = match_family({denoiser: shapes})
     if not told or claimed in (measured.family, *measured.alternatives):
         return measured, ()
+    if denoiser == "transformer" and measured.family == "other" and named_like(claimed, denoiser, shapes):
+        # The class fixes the architecture and leaves the sizes open.
+        return FamilyMatch(
+            claimed, (told, f"its modules are named like those of {title_of(claimed)}", *measured.evidence)
+        ), ()
     told = f"{told}, but the weights are of family {measured.family}"
     return measured, (problem("model.family", "medium", told),)
 

@@ -125,8 +125,9 @@ def _flat(table: Mapping[str, Spread]) -> dict[str, Spread]:
 
 _FLAT_BLOCKS = {kind: (path, _flat(table)) for kind, (path, table) in _BLOCKS.items()}
 _FLAT_OUTSIDE = _flat(_OUTSIDE)
-_DOTTED_NAME = re.compile(r"(double_blocks|single_blocks|joint_blocks)\.(\d{1,4})\.(.+)")
-_FLAT_NAME = re.compile(r"(double_blocks|single_blocks|joint_blocks)_(\d{1,4})_(.+)")
+# A number as loaders write it: neither leading zeros nor digits of another script are the same module.
+_DOTTED_NAME = re.compile(r"(double_blocks|single_blocks|joint_blocks)\.(0|[1-9][0-9]{0,3})\.(.+)")
+_FLAT_NAME = re.compile(r"(double_blocks|single_blocks|joint_blocks)_(0|[1-9][0-9]{0,3})_(.+)")
 _FLUX = re.compile(r"(?:double|single)_blocks[._]\d|single_transformer_blocks[._]\d")
 _T5_BLOCK = "encoder.block."
 
@@ -146,7 +147,7 @@ def original_module(name: str, flat: bool = False) -> Spread | None:
     spread = table.get(found[3])
     if spread is None:
         return None
-    return Spread(tuple(f"{block}.{int(found[2])}.{target}" for target in spread.targets), spread.rows)
+    return Spread(tuple(f"{block}.{found[2]}.{target}" for target in spread.targets), spread.rows)
 
 
 def row_spans(spread: Spread, shape: tuple[int, ...]) -> tuple[Spans, ...] | None:

@@ -96,6 +96,9 @@ def test_names_of_the_original_code_are_matched_exactly():
     assert original_module("double_blocks.7.img_attn.qkv").targets[2] == "transformer_blocks.7.attn.to_v"
     assert original_module("double_blocks_7_img_attn_qkv", flat=True).rows == "thirds"
     # HunyuanVideo writes an underscore where Flux has a dot.
-    for name in ("double_blocks.7.img_attn_qkv", "double_blocks_7_img_attn_qkv", "double_blocks.x.linear1"):
+    for name in ("double_blocks.7.img_attn_qkv", "double_blocks_7_img_attn_qkv", "single_blocks.x.linear1"):
+        assert original_module(name) is None
+    # A loader takes neither of these for block 7.
+    for name in ("single_blocks.07.linear1", "single_blocks.\u0667.linear1", "single_blocks.+7.linear1"):
         assert original_module(name) is None
     assert original_module("joint_blocks.0.img_attn.qkv") is None

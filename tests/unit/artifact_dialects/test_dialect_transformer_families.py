@@ -112,6 +112,7 @@ def test_claims_of_a_size_are_compared_too(read):
         ("stabilityai/stable-diffusion-3.5-medium", False),
         ("stabilityai/stable-diffusion-3.5-large", True),
         ("sd3", True),
+        ("sd3_mymerge", True),
     ):
         check = check_claims(read(arrays, {"ss_sd_model_name": value}))[0]
         assert check.agrees is agrees
@@ -269,6 +270,24 @@ def test_model_folders_are_recognised_by_shapes_and_config(pipeline, kind, size,
     config.write_text(json.dumps({"_class_name": "SomeOtherTransformer"}))
     with identify(folder) as found:
         assert found.family.family == family
+        assert {problem.code for problem in found.problems} == {"model.family"}
+
+
+def test_a_folder_of_an_unpublished_size_has_the_family_of_its_class_if_its_names_agree(tmp_path):
+    folder = tmp_path / "model"
+    (folder / "transformer").mkdir(parents=True)
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline"}))
+    (folder / "transformer" / "config.json").write_text(json.dumps({"_class_name": "FluxTransformer2DModel"}))
+    weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    arrays = {"single_transformer_blocks.1.proj_mlp.weight": np.zeros((8, 2), np.float16)}
+    write_arrays(weights, arrays)
+    with identify(folder) as found:
+        assert (found.family.family, found.problems) == ("flux", ())
+        assert "its modules are named like those of Flux" in found.family.evidence
+    weights.unlink()
+    write_arrays(weights, {**arrays, "transformer_blocks.0.attn1.to_q.weight": np.zeros((2, 2), np.float16)})
+    with identify(folder) as found:
+        assert found.family.family == "other"
         assert {problem.code for problem in found.problems} == {"model.family"}
 
 
