@@ -225,7 +225,7 @@ def _evidence(
     own = [s for s in others if s.family == best.family]
     if own:
         yield f"every shape fits {_called((best, *own))}: nothing in the file tells these sizes apart"
-    elif best.size:
+    elif best.size and next(_misfits(modules, best), None) is None:
         yield f"of the sizes of {best.title} only {best.called} has all of these modules"
     for encoder, plan in best.plans.items():
         if encoder in modules and isinstance(plan, TextPlan | T5Plan):

@@ -60,6 +60,9 @@ def test_evidence_says_what_it_was_concluded_from():
     assert "every shape fits Flux dev and Flux schnell: nothing in the file tells these sizes apart" in single
     assert any("Chroma" in sentence for sentence in single)
     assert not any("Chroma" in s for s in match({f"{BLOCK}.norm1.linear": (18432, 3072)}).evidence)
+    control = match({**expected_modules(BY_NAME["Flux dev"], "transformer"), "x_embedder": (3072, 128)})
+    assert (control.family, control.misfits) == ("flux", ("transformer: x_embedder",))
+    assert not any("has all of these modules" in sentence for sentence in control.evidence)
     wrong = match({f"{BLOCK}.attn.to_q": (1000, 1000)}).evidence
     assert "the nearest known family, SD3 medium, does not have 1 of them" in wrong[-1]
     assert (title_of("sd3"), title_of("flux")) == ("SD3", "Flux")
