@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from auditor.artifact.architectures import ModuleShapes, TextPlan, UNetPlan, text_modules, unet_modules
+from auditor.artifact.deltas import fits
 from auditor.text import inert
 
 __all__ = ["SIGNATURES", "FamilyMatch", "Signature", "expected_modules", "match_family", "title_of"]
@@ -159,6 +160,8 @@ def _first_apart(modules: Shapes, best: Signature, other: Signature) -> str:
         for path, shape in paths.items():
             if path not in mine or mine[path] == theirs.get(path):
                 continue
+            if 0 in shape and fits(theirs.get(path, ()), shape):
+                continue
             if not theirs:
                 return f"there is a {component}: {other.title} has none"
             if path not in theirs:
@@ -186,22 +189,16 @@ def _misfits(modules: Shapes, signature: Signature) -> Iterator[str]:
 
 
 def _absent(have: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> list[str]:
-    return [
-        p for p, shape in wanted.items() if p not in have or _without_ones(have[p]) != _without_ones(shape)
-    ]
+    return [p for p, shape in wanted.items() if p not in have or not fits(have[p], shape)]
 
 
 def _rank_only_misfits(modules: Shapes, signature: Signature) -> int:
     """How many modules agree in size but not in being linear or a 1x1 convolution."""
     return sum(
-        len(expected_modules(signature, component).get(path, shape)) != len(shape)
+        0 not in shape and len(expected_modules(signature, component).get(path, shape)) != len(shape)
         for component, paths in modules.items()
         for path, shape in paths.items()
     )
-
-
-def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return shape[:2] if shape[2:] == (1, 1) else shape
 
 
 def _vector_widths(vectors: Shapes) -> dict[str, tuple[int, ...]]:
@@ -232,7 +229,7 @@ def _context_columns(modules: Shapes) -> tuple[int, ...]:
     found = {
         shape[1]
         for path, shape in modules.get("unet", {}).items()
-        if len(shape) > 1 and path.endswith((".attn2.to_k", ".attn2.to_v"))
+        if len(shape) > 1 and shape[1] and path.endswith((".attn2.to_k", ".attn2.to_v"))
     }
     return tuple(sorted(found))
 

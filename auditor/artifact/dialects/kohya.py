@@ -1,4 +1,4 @@
-"""kohya / A1111 LoRA: ``lora_unet_down_blocks_0_..._to_q.lora_down.weight`` with ``.alpha`` beside it.
+"""kohya / A1111 LoRA and LyCORIS: ``lora_unet_down_blocks_0_..._to_q.lora_down.weight`` with ``.alpha`` beside.
 
 The module path is written with underscores in place of dots, which cannot be undone by rule (``to_q``,
 ``proj_in``). It is looked up among the flattened paths of every known UNet, in diffusers and in SGM naming,
@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from auditor.artifact.architectures import sgm_names
-from auditor.artifact.dialects.collect import Collected, Collector, Context, Role
+from auditor.artifact.dialects.collect import Collected, Collector, Context
+from auditor.artifact.dialects.roles import ENDINGS
 from auditor.artifact.family import SIGNATURES, expected_modules
 from auditor.artifact.tensors import TensorSource
 
@@ -26,21 +27,19 @@ _PREFIXES = {
     "lora_te1_": "text_encoder",
     "lora_te2_": "text_encoder_2",
 }
-_ROLES: dict[str, Role] = {
-    "lora_down.weight": "down",
-    "lora_up.weight": "up",
-    "lora_mid.weight": "mid",
-    "alpha": "alpha",
-    "dora_scale": "magnitude",
-    "diff": "dense",
-}
+# LyCORIS' own wrapper does not say which component it wrapped.
+_ANY = "lycoris_"
+# Endings that also stand for something else, or only go with others.
+_NOT_TELLING = ("alpha", "weight", "scalar", "rescale", "dora_scale", "lora_mid.weight")
 _BUNDLED = re.compile(r"bundle_emb\.(?P<token>.+)\.(?P<part>string_to_param\.\*|emb_params|clip_l|clip_g)")
 
 
 def recognises(source: TensorSource) -> bool:
-    """Whether any key has a kohya prefix and the ending of a low-rank factor or a full difference."""
-    endings = (".lora_down.weight", ".lora_up.weight", ".diff")
-    return any(name.startswith(tuple(_PREFIXES)) and name.endswith(endings) for name in source.specs)
+    """Whether any key has a kohya prefix and the ending of a part of a change."""
+    return any(
+        name.startswith((*_PREFIXES, _ANY)) and ending in ENDINGS and ending not in _NOT_TELLING
+        for name, _, ending in (key.partition(".") for key in source.specs)
+    )
 
 
 def collect(source: TensorSource, context: Context) -> Collected:
@@ -57,19 +56,25 @@ def collect(source: TensorSource, context: Context) -> Collected:
             collector.add_vectors(bundled["token"], encoder, key)
             continue
         name, _, ending = key.partition(".")
-        prefix = next((p for p in _PREFIXES if name.startswith(p)), None)
-        role = _ROLES.get(ending)
-        if prefix is None or role is None:
-            collector.left.append(key)
-            continue
-        component = _PREFIXES[prefix]
-        flat = name[len(prefix) :]
-        path = flattened_modules(component).get(flat) or given.get(component, {}).get(flat)
-        if path is None:
+        role = ENDINGS.get(ending)
+        component, path = _place(name, given) if role is not None else ("", "")
+        if role is None or not path:
             collector.left.append(key)
         else:
             collector.add(component, path, role, key)
     return collector.finish()
+
+
+def _place(name: str, given: Mapping[str, Mapping[str, str]]) -> tuple[str, str]:
+    """The component and module path of a flattened name; empty where no known module has it."""
+    places = [(name.removeprefix(p), c) for p, c in _PREFIXES.items() if name.startswith(p)]
+    if name.startswith(_ANY):
+        places += [(name.removeprefix(_ANY), component) for component in dict.fromkeys(_PREFIXES.values())]
+    for flat, component in places:
+        path = flattened_modules(component).get(flat) or given.get(component, {}).get(flat)
+        if path:
+            return component, path
+    return "", ""
 
 
 @lru_cache(maxsize=8)
