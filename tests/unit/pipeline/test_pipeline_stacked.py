@@ -76,7 +76,8 @@ def test_a_decomposed_adapter_stacks_on_what_the_earlier_part_left(tiny_base, ti
         write(tmp_path / "add.safetensors", {f"{name}.diff": add}),
         write(tmp_path / "ia3.safetensors", {f"{name}.weight": scale, f"{name}.on_input": torch.tensor(0)}),
     ]
-    for order, wanted in ((paths, (weight + add) * (1 + scale[:, None])), (paths[::-1], weight * (1 + scale[:, None]) + add)):
+    factor = 1 + scale[:, None]
+    for order, wanted in ((paths, (weight + add) * factor), (paths[::-1], weight * factor + add)):
         with open_subject(order, str(tiny_folders("sd1")), "cpu") as subject:
             assert subject.coverage.full
             assert torch.allclose(subject.changes.modules["unet", path, "weight"].tuned, wanted, atol=1e-6)
