@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from auditor.artifact.adapter import Adapter, LowRank, Overwrite
+from auditor.artifact.adapter import Adapter, Factored, Overwrite
 from auditor.artifact.claims import Claim, ClaimCheck, Claims, claimed_family, claimed_size
 from auditor.artifact.dialects.diffusers import pattern_value
 from auditor.artifact.family import title_of
@@ -16,6 +16,7 @@ from auditor.text import inert
 __all__ = ["check_claims"]
 
 _SHOWN = 80
+_KERNELS = ("conv", "conv1", "conv2", "conv_in", "conv_out")
 _DTYPES = {"fp16": "F16", "float16": "F16", "half": "F16", "bf16": "BF16", "bfloat16": "BF16", "fp32": "F32"}
 _DTYPES |= {"float": "F32", "float32": "F32", "no": "F32", "f16": "F16", "f32": "F32"}
 _HEX = re.compile(r"(?:0x)?(?P<digits>[0-9a-fA-F]{6,64})")
@@ -185,22 +186,28 @@ def _modules(claim: Claim, adapter: Adapter) -> ClaimCheck:
     return _result(claim, f"{len(changed)} modules", not beyond, note)
 
 
-def _low_rank(adapter: Adapter, claim: Claim) -> list[tuple[str, LowRank]]:
+def _low_rank(adapter: Adapter, claim: Claim) -> list[tuple[str, Factored]]:
     """The low-rank changes a claim speaks of; k x k convolutions are apart if a claim of their own exists."""
     split = any(other.about in ("conv_rank", "conv_alpha") for other in adapter.claims.items)
     convolution = claim.about in ("conv_rank", "conv_alpha")
     return [
         (path, delta)
         for component, path, delta in adapter.modules()
-        if isinstance(delta, LowRank)
+        if isinstance(delta, Factored)
+        and delta.rank is not None
         and claim.component in ("", component)
-        and (not split or convolution == (delta.shape[2:] not in ((), (1, 1))))
+        and (not split or convolution == _has_kernel(path, delta))
     ]
 
 
+def _has_kernel(path: str, delta: Factored) -> bool:
+    # Where the kernel is stored flattened, only the name of the module tells.
+    return delta.shape[2:] not in ((), (1, 1)) or path.rpartition(".")[2] in _KERNELS
+
+
 def _has_alpha_tensors(adapter: Adapter) -> bool:
-    deltas = [d for _, _, d in adapter.modules() if isinstance(d, LowRank)]
-    return any(name.endswith(".alpha") for name in (deltas[0].down.source.specs if deltas else ()))
+    deltas = [d for _, _, d in adapter.modules() if isinstance(d, Factored)]
+    return any(name.endswith(".alpha") for name in (deltas[0].tensors[0].source.specs if deltas else ()))
 
 
 def _config_of(claims: Claims, claim: Claim) -> Mapping[str, Any]:

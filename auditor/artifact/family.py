@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from auditor.artifact.architectures import ModuleShapes, TextPlan, UNetPlan, text_modules, unet_modules
+from auditor.artifact.deltas import fits
 from auditor.artifact.transformer_plans import (
     FluxPlan,
     SD3Plan,
@@ -263,6 +264,8 @@ def _first_apart(modules: Shapes, best: Signature, other: Signature) -> str:
         for path, shape in paths.items():
             if path not in mine or mine[path] == theirs.get(path):
                 continue
+            if 0 in shape and fits(theirs.get(path, ()), shape):
+                continue
             if path not in theirs:
                 return f"{path} is changed: {other.called} has no such module"
             return f"{path} has shape {shape}: {other.called} has {theirs[path]}"
@@ -288,22 +291,16 @@ def _misfits(modules: Shapes, signature: Signature) -> Iterator[str]:
 
 
 def _absent(have: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> list[str]:
-    return [
-        p for p, shape in wanted.items() if p not in have or _without_ones(have[p]) != _without_ones(shape)
-    ]
+    return [p for p, shape in wanted.items() if p not in have or not fits(have[p], shape)]
 
 
 def _rank_only_misfits(modules: Shapes, signature: Signature) -> int:
     """How many modules agree in size but not in being linear or a 1x1 convolution."""
     return sum(
-        len(expected_modules(signature, component).get(path, shape)) != len(shape)
+        0 not in shape and len(expected_modules(signature, component).get(path, shape)) != len(shape)
         for component, paths in modules.items()
         for path, shape in paths.items()
     )
-
-
-def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return shape[:2] if shape[2:] == (1, 1) else shape
 
 
 def _vector_widths(vectors: Shapes) -> dict[str, tuple[int, ...]]:
@@ -357,7 +354,7 @@ def _context_columns(modules: Shapes) -> tuple[int, ...]:
     found = {
         shape[1]
         for path, shape in modules.get("unet", {}).items()
-        if len(shape) > 1 and path.endswith((".attn2.to_k", ".attn2.to_v"))
+        if len(shape) > 1 and shape[1] and path.endswith((".attn2.to_k", ".attn2.to_v"))
     }
     return tuple(sorted(found))
 
@@ -366,7 +363,9 @@ def _stream_width(modules: Shapes) -> tuple[int, ...]:
     found = {
         shape[0]
         for path, shape in modules.get("transformer", {}).items()
-        if len(shape) > 1 and path.endswith((".to_q", ".to_k", ".to_v", "_proj", ".to_out.0", ".to_add_out"))
+        if len(shape) > 1
+        and shape[0]
+        and path.endswith((".to_q", ".to_k", ".to_v", "_proj", ".to_out.0", ".to_add_out"))
     }
     return tuple(sorted(found))
 

@@ -12,6 +12,7 @@ from auditor.artifact.adapter import Adapter
 from auditor.artifact.claims import Claims
 from auditor.artifact.dialects import diffusers, kohya, ordinal, original, overwrite, textual_inversion
 from auditor.artifact.dialects.collect import Collected, Context
+from auditor.artifact.dialects.roles import LYCORIS_SIGN
 from auditor.artifact.dialects.unsupported import is_foreign, name_unsupported, refuse
 from auditor.artifact.family import FamilyMatch, match_family
 from auditor.artifact.problems import Problem, problem
@@ -42,7 +43,6 @@ def read_adapter(
         found: Collected = dialect.collect(source, context)
         if not found.components and not found.embeddings:
             continue
-        name = "peft" if dialect is diffusers and context.config is not None else str(dialect.NAME)
         family = _family(found, context)
         names = list(source.specs)
         another = family.family == "other" or ("transformer" in found.components and is_foreign(names))
@@ -50,7 +50,7 @@ def read_adapter(
         if kind is not None and kind.telling:
             break
         return Adapter(
-            dialect=name,
+            dialect=_name(dialect, source, context),
             family=family.family,
             family_match=family,
             components=found.components,
@@ -60,6 +60,14 @@ def read_adapter(
             problems=(*found.problems, *_unmatched_problems(found), *_misfit_problems(family)),
         )
     raise refuse(list(source.specs))
+
+
+def _name(dialect: ModuleType, source: TensorSource, context: Context) -> str:
+    if dialect is diffusers and context.config is not None:
+        return "peft"
+    if dialect in (kohya, original, diffusers) and any(LYCORIS_SIGN.search(name) for name in source.specs):
+        return "lycoris"
+    return str(dialect.NAME)
 
 
 def _family(found: Collected, context: Context) -> FamilyMatch:

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
-from auditor.artifact.adapter import Delta, Dense, LowRank, Overwrite
+from auditor.artifact.adapter import Delta
+from auditor.artifact.dialects.assemble import Misfit, Scale, assemble
 from auditor.artifact.dialects.fused import spread_over
+from auditor.artifact.dialects.roles import Role
 from auditor.artifact.original_names import Spread
 from auditor.artifact.problems import Problem, problem
 from auditor.artifact.tensors import Tensor, TensorSource, tensor_of
 from auditor.errors import IncompatibleArtifact
 from auditor.text import inert
 
-__all__ = ["Collected", "Collector", "Context", "Role", "Scaling"]
+__all__ = ["Collected", "Collector", "Context", "Role", "Scale", "Scaling"]
 
-Role: TypeAlias = Literal["down", "up", "mid", "alpha", "magnitude", "dense", "weight", "bias"]
-# (component, path) -> (alpha or None, rank stabilised); for dialects that keep alphas outside the tensors.
-Scaling: TypeAlias = Callable[[str, str], tuple[float | None, bool]]
-
-_ALPHA_BOUND = 1e6
+# (component, path) -> scale; for dialects that keep alphas outside the tensors.
+Scaling: TypeAlias = Callable[[str, str], Scale]
 
 
 @dataclass(frozen=True)
@@ -106,112 +105,32 @@ class Collector:
         """Builds the changes. Parts that do not fit together become unmatched keys with a problem."""
         components: dict[str, dict[str, Delta]] = {}
         for (component, path), roles in self.parts.items():
-            delta = self._build(component, path, roles, scaling)
-            if delta is None:
-                continue
+            tensors = {role: tensor_of(self.source, key) for role, key in roles.items()}
+            known = scaling(component, path) if scaling is not None else None
             placed = components.setdefault(component, {})
             try:
-                placed |= self._placed(component, path, delta, placed)
-            except IncompatibleArtifact as error:
+                placed |= self._placed(component, path, assemble(tensors, known), placed)
+            except Misfit as misfit:
                 self.left.extend(roles.values())
-                told = f"{component} {inert(path, 80)}: {error}"
-                self.problems.append(problem("dialect.fused", "medium", told))
+                told = f"{component} {inert(path, 80)}: {misfit.detail}"
+                self.problems.append(problem(misfit.code, misfit.severity, told))
         embeddings = {
             token: {encoder: tensor_of(self.source, key) for encoder, key in encoders.items()}
             for token, encoders in self.vectors.items()
             if encoders
         }
-        components = {component: deltas for component, deltas in components.items() if deltas}
+        components = {component: changes for component, changes in components.items() if changes}
         return Collected(components, embeddings, tuple(sorted(self.left)), tuple(self.problems))
 
     def _placed(
         self, component: str, path: str, delta: Delta, taken: Mapping[str, Delta]
     ) -> Mapping[str, Delta]:
         spread = self.spreads.get((component, path))
-        placed = {path: delta} if spread is None else spread_over(delta, spread)
+        try:
+            placed = {path: delta} if spread is None else spread_over(delta, spread)
+        except IncompatibleArtifact as error:
+            raise Misfit("dialect.fused", str(error)) from error
         twice = next((target for target in placed if target in taken), None)
         if twice is not None:
-            raise IncompatibleArtifact(f"{inert(twice, 80)} is already changed under another name")
+            raise Misfit("dialect.duplicate", f"{inert(twice, 80)} is already changed under another name")
         return placed
-
-    def _build(
-        self, component: str, path: str, roles: dict[Role, str], scaling: Scaling | None
-    ) -> Delta | None:
-        tensors = {role: tensor_of(self.source, key) for role, key in roles.items()}
-        names = set(roles)
-        where = f"{component} {inert(path, 80)}"
-        if names <= {"weight", "bias"}:
-            return Overwrite(tensors.get("weight"), tensors.get("bias"))
-        if names == {"dense"}:
-            return Dense(tensors["dense"])
-        if not {"down", "up"} <= names or names & {"dense", "weight", "bias"}:
-            told = f"{where} has {', '.join(sorted(names))} only, which is no complete change"
-            self.left.extend(roles.values())
-            self.problems.append(problem("dialect.incomplete", "medium", told))
-            return None
-        fault = _shape_fault(tensors)
-        if fault:
-            self.left.extend(roles.values())
-            self.problems.append(problem("dialect.shape", "medium", f"{where}: {fault}"))
-            return None
-        alpha, stabilised = None, False
-        if "alpha" in tensors:
-            alpha = _number(tensors["alpha"])
-        elif scaling is not None:
-            alpha, stabilised = scaling(component, path)
-        if alpha is not None and not abs(alpha) <= _ALPHA_BOUND:
-            self.left.extend(roles.values())
-            told = f"{where}: alpha is no single number below {_ALPHA_BOUND:.0f} in size"
-            self.problems.append(problem("dialect.alpha", "high", told))
-            return None
-        axis = _magnitude_axis(tensors.get("magnitude"), tensors)
-        return LowRank(
-            tensors["down"],
-            tensors["up"],
-            alpha,
-            tensors.get("mid"),
-            tensors.get("magnitude"),
-            axis,
-            stabilised,
-        )
-
-
-def _number(tensor: Tensor) -> float:
-    return tensor.scalar() if _size(tensor.shape) == 1 else float("nan")
-
-
-def _shape_fault(tensors: Mapping[Role, Tensor]) -> str:
-    down, up, mid = tensors["down"].shape, tensors["up"].shape, tensors.get("mid")
-    if len(down) not in (2, 4) or len(up) not in (2, 4) or 0 in down or 0 in up:
-        return f"factors of shape {down} and {up} are neither linear nor convolution factors"
-    if up[2:] not in ((), (1, 1)):
-        return f"the up factor {up} has a kernel of its own"
-    if mid is None:
-        if down[0] != up[1]:
-            return f"factors of shape {down} and {up} do not multiply"
-    elif (
-        len(mid.shape) != 4
-        or 0 in mid.shape
-        or mid.shape[:2] != (up[1], down[0])
-        or down[2:] not in ((), (1, 1))
-    ):
-        return f"factors of shape {down}, {mid.shape} and {up} do not multiply"
-    magnitude = tensors.get("magnitude")
-    if magnitude is not None and _size(magnitude.shape) not in (up[0], down[1]):
-        return f"a magnitude of shape {magnitude.shape} fits neither {up[0]} outputs nor {down[1]} inputs"
-    return ""
-
-
-def _magnitude_axis(magnitude: Tensor | None, tensors: Mapping[Role, Tensor]) -> Literal["out", "in"]:
-    """One norm an input only as LyCORIS writes it, (1, in, ...) under ``dora_scale``; else one an output."""
-    if magnitude is None or not magnitude.name.endswith("dora_scale"):
-        return "out"
-    by_input = magnitude.shape[:2] == (1, tensors["down"].shape[1]) and len(magnitude.shape) > 1
-    return "in" if by_input else "out"
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    count = 1
-    for size in shape:
-        count *= size
-    return count

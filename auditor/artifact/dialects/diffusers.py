@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from auditor.artifact.adapter import COMPONENTS
-from auditor.artifact.dialects.collect import Collected, Collector, Context, Role, Scaling
+from auditor.artifact.dialects.collect import Collected, Collector, Context, Role, Scale, Scaling
+from auditor.artifact.dialects.roles import split_path
 from auditor.artifact.original_names import t5_component
 from auditor.artifact.tensors import TensorSource
 
@@ -62,7 +63,7 @@ _SECOND_ENCODER_WIDTH = 1280
 
 
 def recognises(source: TensorSource) -> bool:
-    """Whether any key ends in the name of a low-rank factor behind a dotted module path."""
+    """Whether any key ends in the name of a part of a change behind a dotted module path."""
     return any(_is_factor(name) for name in source.specs)
 
 
@@ -76,6 +77,8 @@ def collect(source: TensorSource, context: Context) -> Collected:
         if component and found:
             path, old, role = found
             collector.add(component, normal_path(component, path, old), role, key)
+        elif component and (part := _lycoris_part(rest, key, source)):
+            collector.add(component, normal_path(component, part[0]), part[1], key)
         elif component and peft and rest.endswith((".weight", ".bias")) and ".lora_" not in rest:
             path, _, last = rest.rpartition(".")
             collector.add(
@@ -131,7 +134,17 @@ def parse_part(name: str) -> tuple[str, str | None, Role] | None:
 
 def _is_factor(name: str) -> bool:
     found = parse_part(name)
+    if found is None and (part := split_path(name)) is not None:
+        return "." in part[0] and part[1] not in ("scalar", "rescale")
     return found is not None and found[2] in ("down", "up") and "." in found[0]
+
+
+def _lycoris_part(rest: str, key: str, source: TensorSource) -> tuple[str, Role] | None:
+    """Module path and part of a key in LyCORIS' words; ``weight`` is one only beside ``on_input``."""
+    stem, _, last = key.rpartition(".")
+    if last == "weight" and f"{stem}.on_input" in source.specs:
+        return rest.rpartition(".")[0], "ia3"
+    return split_path(rest)
 
 
 def _role(part: str) -> Role:
@@ -187,11 +200,13 @@ def peft_scaling(metadata: Mapping[str, str], context: Context, collector: Colle
                 "peft.pattern", f"alpha_pattern has {len(odd)} regular expressions, read as plain names"
             )
 
-    def scale(component: str, path: str) -> tuple[float | None, bool]:
+    def scale(component: str, path: str) -> Scale:
         config = configs.get(component, {})
-        default = config.get("lora_alpha", _PEFT_ALPHA) if config else None
+        # LoHa and LoKr say "alpha" where LoRA says "lora_alpha".
+        default = config.get("lora_alpha", config.get("alpha", _PEFT_ALPHA)) if config else None
         alpha = pattern_value(config.get("alpha_pattern"), path, default)
-        return alpha, config.get("use_rslora") is True
+        rank = pattern_value(config.get("rank_pattern"), path, config.get("r"))
+        return Scale(alpha, config.get("use_rslora") is True, int(rank) if rank else None)
 
     return scale
 

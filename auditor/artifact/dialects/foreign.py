@@ -12,7 +12,7 @@ __all__ = ["FOREIGN_TRANSFORMERS"]
 # The beginning of a module path, behind whatever prefix the file has.
 _START = (
     r"(?:^|^(?:transformer|diffusion_model|model\.diffusion_model|base_model\.model)\.|"
-    r"^lora_(?:unet|transformer)_)"
+    r"^(?:lora_unet|lora_transformer|lycoris)_)"
 )
 _LAYER = _START + r"(?:layers|noise_refiner|context_refiner)[._]\d+[._]"
 

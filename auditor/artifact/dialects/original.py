@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from auditor.artifact.dialects.collect import Collected, Collector, Context, Role
 from auditor.artifact.dialects.diffusers import PEFT_PREFIX, normal_path, parse_part, peft_scaling
+from auditor.artifact.dialects.roles import split_path
 from auditor.artifact.original_names import original_module, t5_component
 from auditor.artifact.tensors import TensorSource
 
@@ -24,14 +25,16 @@ _ENCODERS = {
 }
 # A normalisation of queries or keys is stored whole, as its new weight under another name.
 _NORM = "_norm.scale"
-_DIFFERENCE = ".diff"
+# Parts that go with others, or that other namings have too.
+_NOT_TELLING = ("weight", "alpha", "magnitude", "scalar", "rescale", "mid")
 
 
 def recognises(source: TensorSource) -> bool:
-    """Whether any key is a low-rank factor of a block of the original code."""
+    """Whether any key is a part of a change of a block of the original code."""
     for name in source.specs:
         path, role = _parsed(name)
-        if role in ("down", "up") and "_blocks." in path and original_module(path) is not None:
+        telling = role is not None and role not in _NOT_TELLING and "_blocks." in path
+        if telling and original_module(path) is not None:
             return True
     return False
 
@@ -64,7 +67,7 @@ def _parsed(key: str) -> tuple[str, Role | None]:
     rest = key[len(prefix) :]
     if rest.endswith(_NORM):
         return rest.removesuffix(".scale"), "weight"
-    if rest.endswith(_DIFFERENCE):
-        return rest.removesuffix(_DIFFERENCE), "dense"
     found = parse_part(rest)
-    return (found[0], found[2]) if found is not None and found[1] is None else (rest, None)
+    if found is not None:
+        return (found[0], found[2]) if found[1] is None else (rest, None)
+    return split_path(rest) or (rest, None)

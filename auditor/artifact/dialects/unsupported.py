@@ -30,7 +30,7 @@ def _kind(pattern: str, name: str, needed: str, telling: bool = True) -> Unsuppo
     return Unsupported(re.compile(pattern), name, needed, telling)
 
 
-_LYCORIS = "its delta has to be rebuilt from its own factors"
+_PEFT = "its change has to be rebuilt from its own factors, and from settings in its config"
 _TRANSFORMER = "a loader for that transformer family and its module names are needed"
 _MODULES = "the module list of its base is needed"
 _BESIDE = "it runs beside the base model and does not change its weights"
@@ -39,22 +39,24 @@ _FOREIGN = tuple(_kind(pattern, name, _TRANSFORMER) for pattern, name in FOREIGN
 # Above this share of names that only another transformer has the file is for that one. An adapter of all of
 # Chroma has 3 % of them; a few stray keys must not keep a file from being read.
 _FOREIGN_TOLERATED = 0.02
+_PARTS = "no change in it is complete and for a module of a known base"
+_LYCORIS = (
+    (r"\.hada_(?:w[12]_[ab]|t[12])$", "LoHa"),
+    (r"\.lokr_(?:w[12](?:_[ab])?|t[12])$", "LoKr"),
+    (r"\.oft_blocks$", "OFT or BOFT"),
+    (r"\.[ab][12]\.weight$", "GLoRA"),
+    (r"\.on_input$|\.ia3_l$", "(IA)3"),
+    (r"\.(?:diff_b|[wb]_norm)$", "full or norm"),
+)
 
 # First match wins: kinds that share key names with another stand before it.
 KINDS: tuple[Unsupported, ...] = (
-    _kind(r"\.hada_(?:w[12]_[ab]|t[12])$", "a LyCORIS LoHa adapter", _LYCORIS),
-    _kind(r"\.lokr_(?:w[12](?:_[ab])?|t[12])$", "a LyCORIS LoKr adapter", _LYCORIS),
+    _kind(r"\.oft_diag|\.oft_R\b|\.boft_[RPs]\b", "an OFT or BOFT adapter as PEFT stores it", _PEFT),
     _kind(
-        r"(?:\.oft_blocks|\.oft_diag|\.oft_r\b|\.boft_)",
-        "an OFT or BOFT adapter",
-        "its rotation needs the base weight",
+        r"\.vera_lambda_|\.lora_E\b|\.hra_u\b|\.ln_tuning|\.fourierft_|\.randlora_",
+        "a PEFT adapter other than LoRA, LoHa, LoKr and IA3",
+        _PEFT,
     ),
-    _kind(r"lora_.+\.(?:a1|a2|b1|b2|bm)\.weight$", "a GLoRA adapter", "its delta depends on the base weight"),
-    _kind(
-        r"\.on_input$|\.ia3_l", "an (IA)3 adapter", "it scales activations and has no weight delta of its own"
-    ),
-    _kind(r"\.(?:w_norm|b_norm)$", "a LyCORIS norm adapter", _LYCORIS),
-    _kind(r"\.vera_lambda_|\.lora_E\b|\.hra_u\b|\.ln_tuning", "a PEFT adapter other than LoRA", _LYCORIS),
     _kind(r"motion_modules?\.", "an AnimateDiff motion module or motion LoRA", "video pipelines are needed"),
     _kind(
         r"^(?:image_proj|ip_adapter)[./]",
@@ -106,6 +108,7 @@ KINDS: tuple[Unsupported, ...] = (
         "give the whole model",
     ),
     _kind(r"^(?:model\.)?(?:layers|h|block)\.\d+\.", "a language model or another transformer", _TRANSFORMER),
+    *(_kind(pattern, f"a LyCORIS {name} adapter", _PARTS, False) for pattern, name in _LYCORIS),
     _kind(r"^(?:lora_|lycoris_)", "an adapter in a naming that no known base has", _MODULES, False),
     _kind(r"\.lora_(?:A|B|down|up)\b", "a LoRA for modules that no known base has", _MODULES, False),
 )

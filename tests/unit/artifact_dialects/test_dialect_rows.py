@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from auditor.artifact.adapter import Dense, LowRank, Overwrite
+from auditor.artifact.adapter import Dense, Hadamard, Kronecker, LowRank, Overwrite, Rotation
 from auditor.artifact.dialects.fused import spread_over
 from auditor.artifact.original_names import Spread, original_module
 from auditor.artifact.tensors import ArrayTensors, tensor_of
@@ -59,7 +59,10 @@ def stored(**arrays):
     return {name: tensor_of(source, name) for name in arrays}
 
 
-@pytest.mark.parametrize("kind", ["low_rank", "dora", "dense", "overwrite"])
+KINDS = ["low_rank", "dora", "dense", "overwrite", "hadamard", "kronecker", "tucker"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_parts_stacked_are_the_whole(kind, rng):
     base = rng.standard_normal((12, 5)).astype(np.float32)
     down, up = rng.standard_normal((2, 5)), rng.standard_normal((12, 2))
@@ -67,11 +70,24 @@ def test_the_parts_stacked_are_the_whole(kind, rng):
         "low_rank": lambda: LowRank(**stored(down=down, up=up), alpha=3.0),
         "dora": lambda: LowRank(**stored(down=down, up=up, magnitude=rng.uniform(1, 2, (12, 1)))),
         "dense": lambda: Dense(**stored(value=base)),
-        "overwrite": lambda: Overwrite(**stored(value=down[:1] + base, bias=np.ones(12))),
+        "overwrite": lambda: Overwrite(**stored(value=down[:1] + base, new_bias=np.ones(12))),
+        "hadamard": lambda: Hadamard(
+            **stored(w1_a=up, w1_b=down, w2_a=up + 1, w2_b=down - 1, bias_delta=np.arange(12)), alpha=3.0
+        ),
+        "kronecker": lambda: Kronecker(**stored(w1=up[:4, :1], w2=base[:3], bias_delta=np.arange(12))),
+        "tucker": lambda: Hadamard(
+            **stored(
+                w1_a=up.T, w1_b=down, w2_a=up.T, w2_b=down, t1=np.ones((2, 2, 1, 1)), t2=np.ones((2, 2, 1, 1))
+            )
+        ),
     }[kind]()
     parts = spread_over(whole, QKV)
     assert list(parts) == ["q", "k", "v"]
+    assert all(part.tensors for part in parts.values())
     stacked = [part.delta(rows) for part, rows in zip(parts.values(), np.split(base, 3), strict=True)]
+    if whole.bias_delta is not None:
+        biases = [part.bias() for part in parts.values()]
+        np.testing.assert_array_equal(np.concatenate(biases), whole.bias())
     np.testing.assert_allclose(np.concatenate(stacked), whole.delta(base), rtol=1e-5, atol=1e-6)
     halves = spread_over(whole, Spread(("x",), "swapped"))["x"]
     swapped = np.concatenate([base[6:], base[:6]])
@@ -90,6 +106,8 @@ def test_what_does_not_come_apart_is_refused(rng):
     bound = stored(down=np.ones((2, 5)), up=np.ones((12, 2)), magnitude=np.ones((1, 5)))
     with pytest.raises(IncompatibleArtifact, match="binds the fused projections"):
         spread_over(LowRank(**bound, magnitude_axis="in"), QKV)
+    with pytest.raises(IncompatibleArtifact, match="does not come apart"):
+        spread_over(Rotation(**stored(blocks=np.zeros((3, 4, 4)))), QKV)
 
 
 def test_names_of_the_original_code_are_matched_exactly():

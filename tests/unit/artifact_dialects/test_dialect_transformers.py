@@ -427,3 +427,29 @@ def test_the_scale_of_a_peft_folder_holds_for_original_names(tmp_path, rng):
     (folder / "adapter_config.json").write_text(json.dumps(config))
     with identify(folder) as found:
         assert {delta.scale for _, _, delta in found.require_adapter().modules()} == {4.0}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "lora_unet_double_blocks_0_img_attn_qkv",
+        "lycoris_double_blocks_0_img_attn_qkv",
+        "diffusion_model.double_blocks.0.img_attn.qkv",
+    ],
+)
+def test_lycoris_changes_of_fused_projections_come_apart_too(name, rng, read):
+    first, second = (rng.standard_normal(shape).astype(np.float32) for shape in ((3, 2), (4, 5)))
+    adapter = read({f"{name}.lokr_w1": first, f"{name}.lokr_w2": second})
+    assert (adapter.dialect, adapter.unmatched, adapter.module_count) == ("lycoris", (), 3)
+    parts = [adapter.components["transformer"][f"transformer_blocks.0.attn.to_{n}"].delta() for n in "qkv"]
+    np.testing.assert_allclose(np.concatenate(parts), np.kron(first, second), rtol=1e-6)
+
+
+def test_lycoris_names_of_diffusers_modules_are_read(rng, read):
+    name = "lycoris_transformer_blocks_0_attn_to_q"
+    arrays = {
+        f"{name}.lokr_w1": rng.standard_normal((48, 48)),
+        f"{name}.lokr_w2": rng.standard_normal((64, 64)),
+    }
+    adapter = read({key: value.astype(np.float32) for key, value in arrays.items()})
+    assert (adapter.family, list(adapter.components)) == ("flux", ["transformer"])
