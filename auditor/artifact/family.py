@@ -166,8 +166,13 @@ def _first_apart(modules: Shapes, best: Signature, other: Signature) -> str:
                 return f"there is a {component}: {other.title} has none"
             if path not in theirs:
                 return f"{path} is changed: {other.title} has no such module"
-            return f"{path} has shape {shape}: {other.title} has {theirs[path]}"
+            return f"{path} has shape {_shown(shape)}: {other.title} has {theirs[path]}"
     return ""
+
+
+def _shown(shape: tuple[int, ...]) -> str:
+    """A shape whose axes of size 0 are those of which the file says nothing."""
+    return str(shape) if 0 not in shape else f"({', '.join(str(size or '?') for size in shape)})"
 
 
 def _why_other(
