@@ -152,7 +152,9 @@ def _scaled_by_peft(parts: Parts, scale: Scale | None) -> Delta:
     if len(shape) > 2 and scale is not None:
         on_input = scale.on_input
     if on_input is None:
-        raise Misfit("dialect.shape", f"factors of shape {shape} do not say whether they are for inputs or outputs")
+        raise Misfit(
+            "dialect.shape", f"factors of shape {shape} do not say whether they are for inputs or outputs"
+        )
     return Scaled(parts["ia3_l"], on_input, around_one=False, with_bias=True)
 
 

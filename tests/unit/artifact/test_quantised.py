@@ -13,7 +13,12 @@ from auditor.artifact.tensors import ArrayTensors
 
 LAYER = "down_blocks.0.attentions.0.proj_in"
 SCHEMES = {
-    "bitsandbytes in 4 bits": ["weight", "weight.absmax", "weight.quant_map", "weight.quant_state.bitsandbytes__nf4"],
+    "bitsandbytes in 4 bits": [
+        "weight",
+        "weight.absmax",
+        "weight.quant_map",
+        "weight.quant_state.bitsandbytes__nf4",
+    ],
     "bitsandbytes in 8 bits": ["weight", "SCB", "weight_format"],
     "SVDQuant (nunchaku)": ["qweight", "wscales", "smooth", "lora_down", "lora_up"],
     "GPTQ": ["qweight", "qzeros", "scales", "g_idx"],
@@ -38,7 +43,12 @@ def test_schemes_are_told_by_their_keys(scheme):
 
 
 @pytest.mark.parametrize(
-    "names", [["weight", "bias"], ["lora_down.weight", "lora_up.weight", "alpha"], ["lokr_w1", "lokr_w2", "dora_scale"]]
+    "names",
+    [
+        ["weight", "bias"],
+        ["lora_down.weight", "lora_up.weight", "alpha"],
+        ["lokr_w1", "lokr_w2", "dora_scale"],
+    ],
 )
 def test_ordinary_weights_and_adapters_are_not(names):
     assert quantised_tensors(source(*names).specs) is None

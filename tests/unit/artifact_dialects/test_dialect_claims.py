@@ -213,7 +213,10 @@ def test_the_card_beside_the_file_is_checked(tmp_path, arrays):
 @pytest.mark.parametrize("key", ["modelspec.merged_from", "ss_merged_from", "sd_merge_recipe"])
 def test_a_merge_is_a_claim_that_the_factors_can_neither_show_nor_deny(read, key):
     stem = "unet.down_blocks.0.resnets.0.conv1"
-    arrays = {f"{stem}.lora_A.weight": np.ones((2, 320, 3, 3)), f"{stem}.lora_B.weight": np.ones((320, 2, 1, 1))}
+    arrays = {
+        f"{stem}.lora_A.weight": np.ones((2, 320, 3, 3)),
+        f"{stem}.lora_B.weight": np.ones((320, 2, 1, 1)),
+    }
     adapter = read(arrays, {key: "style_a, \u202eperson_b"})
     [check] = [c for c in check_claims(adapter) if c.claim == key]
     assert check.agrees is None and "merge" in check.note

@@ -168,7 +168,9 @@ def _like_its_matrix(found, delta):
     np.testing.assert_allclose(found.singular_values, values[: found.rank], rtol=1e-5, atol=1e-6)
     assert np.all(values[found.rank :] < 1e-5 * values[0])
     largest = values[0] * np.outer(left[:, 0], right[0])
-    np.testing.assert_allclose(found.spectral_norm * np.outer(found.top_left, found.top_right), largest, atol=1e-4)
+    np.testing.assert_allclose(
+        found.spectral_norm * np.outer(found.top_left, found.top_right), largest, atol=1e-4
+    )
     assert found.stored_rank == delta.rank and not found.partial
 
 

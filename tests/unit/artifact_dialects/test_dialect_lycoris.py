@@ -327,7 +327,10 @@ def test_well_formed_changes_are_read_whole(kind, dotted):
 
 
 def test_an_alpha_of_zero_means_two_things_and_is_told(read, rng):
-    arrays = {f"{FLAT}.lora_down.weight": rng.normal(size=(2, 5)), f"{FLAT}.lora_up.weight": rng.normal(size=(6, 2))}
+    arrays = {
+        f"{FLAT}.lora_down.weight": rng.normal(size=(2, 5)),
+        f"{FLAT}.lora_up.weight": rng.normal(size=(6, 2)),
+    }
     adapter = read({**arrays, f"{FLAT}.alpha": np.float32(0)})
     [told] = [p for p in adapter.problems if p.code == "dialect.alpha_zero"]
     assert told.severity == "medium" and not adapter.components["unet"][PATH].delta().any()
@@ -335,7 +338,9 @@ def test_an_alpha_of_zero_means_two_things_and_is_told(read, rng):
     layer = nn.Linear(5, 6)
     weights = [torch.from_numpy(arrays[f"{FLAT}.lora_{x}.weight"]).float() for x in ("up", "down")]
     with torch.no_grad():
-        loaded = modules.LoConModule.make_module_from_state_dict("x", layer, *weights, None, torch.tensor(0.0), None)
+        loaded = modules.LoConModule.make_module_from_state_dict(
+            "x", layer, *weights, None, torch.tensor(0.0), None
+        )
     assert loaded.scale == 1.0
 
 
@@ -345,7 +350,11 @@ FAMILIES = [
     ({f"unet.{FULL}.attn2.to_k.hada_w1_a": (640, 2), "b": (2, 768)}, "sd1", ()),
     ({f"unet.{FULL}.attn2.to_k.oft_blocks": (20, 32, 32)}, "sd1", ("sd2", "sdxl")),
     ({f"unet.{FULL}.attn2.to_k.weight": (1024,), f"unet.{FULL}.attn2.to_k.on_input": ()}, "sd2", ()),
-    ({f"unet.{FULL}.attn2.to_k.weight": (640,), f"unet.{FULL}.attn2.to_k.on_input": ()}, "sd1", ("sd2", "sdxl")),
+    (
+        {f"unet.{FULL}.attn2.to_k.weight": (640,), f"unet.{FULL}.attn2.to_k.on_input": ()},
+        "sd1",
+        ("sd2", "sdxl"),
+    ),
     ({"unet.down_blocks.0.resnets.0.conv1.hada_w1_a": (320, 2), "b": (2, 320 * 9)}, "sd1", ("sd2", "sdxl")),
     ({"unet.down_blocks.0.resnets.0.conv1.diff_b": (320,)}, "sd1", ("sd2", "sdxl")),
     ({"unet.down_blocks.0.resnets.0.norm1.w_norm": (321,)}, "other", ()),

@@ -42,7 +42,10 @@ def test_kinds_that_are_not_read_are_named_with_what_is_needed(tmp_path, capsys,
 @pytest.mark.parametrize(
     ("name", "state"),
     [
-        ("IP-Adapter", {"image_proj": {"norm.weight": ZEROS}, "ip_adapter": {"1.to_k_ip.weight": ZEROS.clone()}}),
+        (
+            "IP-Adapter",
+            {"image_proj": {"norm.weight": ZEROS}, "ip_adapter": {"1.to_k_ip.weight": ZEROS.clone()}},
+        ),
         ("Custom Diffusion", {f"{BLOCK}.attn2.processor.to_k_custom_diffusion.weight": ZEROS}),
     ],
 )
@@ -55,10 +58,16 @@ def test_kinds_in_pickles_are_named_too(tmp_path, capsys, name, state):
 @pytest.mark.parametrize("method", ["VERA", "OFT", "BOFT", "ADALORA", "\u202eODD"])
 def test_other_peft_methods_are_named(tmp_path, capsys, method):
     (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": method}))
-    write_arrays(tmp_path / "adapter_model.safetensors", {"base_model.model.x.y": np.zeros((2, 2), np.float32)})
+    write_arrays(
+        tmp_path / "adapter_model.safetensors", {"base_model.model.x.y": np.zeros((2, 2), np.float32)}
+    )
     assert run(["scan", str(tmp_path)]) == 4
     said = capsys.readouterr().err
-    assert "\u202e" not in said and method.strip("\u202e") in said and "LORA, LOHA, LOKR and IA3 are read" in said
+    assert (
+        "\u202e" not in said
+        and method.strip("\u202e") in said
+        and "LORA, LOHA, LOKR and IA3 are read" in said
+    )
 
 
 def test_a_gguf_file_is_named_with_what_its_header_says(tmp_path, capsys):
@@ -77,7 +86,9 @@ def test_a_gguf_file_is_named_with_what_its_header_says(tmp_path, capsys):
         getattr(writer, f"write_{step}_to_file")()
     writer.close()
     assert run(["scan", str(path)]) == 4
-    assert "4 tensors of architecture 'flux', stored as Q4_0 (2), Q8_0 (1), F32 (1)" in capsys.readouterr().err
+    assert (
+        "4 tensors of architecture 'flux', stored as Q4_0 (2), Q8_0 (1), F32 (1)" in capsys.readouterr().err
+    )
     path.write_bytes(path.read_bytes()[:60])
     assert run(["scan", str(path)]) == 4
     said = capsys.readouterr()

@@ -272,5 +272,16 @@ def test_a_quantised_base_is_refused_in_one_sentence(copied, how):
     else:
         next(unet.glob("*.safetensors")).unlink()
         (unet / "model.gguf").write_bytes(b"GGUF\3\0\0\0" + bytes(16))
-    with pytest.raises(BaseUnavailable, match=r"unet cannot be used: its weights are quantised with .*16 or 32 bits"):
+    with pytest.raises(
+        BaseUnavailable, match=r"unet cannot be used: its weights are quantised with .*16 or 32 bits"
+    ):
         load(folder)
+
+
+def test_a_base_cast_to_eight_bit_floats_loads_as_what_it_holds(copied):
+    folder = copied()
+    path = next((folder / "unet").glob("*.safetensors"))
+    narrow = {key: value.to(torch.float8_e4m3fn) for key, value in load_file(path).items()}
+    save_file(narrow, path)
+    weight = load(folder).unet.conv_in.weight
+    assert weight.dtype == torch.float32 and torch.equal(weight, narrow["conv_in.weight"].float())

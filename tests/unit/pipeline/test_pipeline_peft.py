@@ -14,7 +14,9 @@ LINEAR = ["to_q", "to_k", "ff.net.2"]
 METHODS = {
     "LoHa": lambda: peft.LoHaConfig(r=2, alpha=3, target_modules=LINEAR),
     "LoHa on convolutions": lambda: peft.LoHaConfig(r=2, alpha=3, target_modules=["conv1", "proj_in"]),
-    "LoHa with cores": lambda: peft.LoHaConfig(r=2, alpha=3, target_modules=["conv1"], use_effective_conv2d=True),
+    "LoHa with cores": lambda: peft.LoHaConfig(
+        r=2, alpha=3, target_modules=["conv1"], use_effective_conv2d=True
+    ),
     "LoHa by patterns": lambda: peft.LoHaConfig(
         r=2, target_modules=LINEAR, rank_pattern={"to_q": 4}, alpha_pattern={"to_q": 2.0}
     ),
@@ -26,7 +28,9 @@ METHODS = {
     "LoKr, both whole": lambda: peft.LoKrConfig(
         r=64, alpha=3, target_modules=LINEAR, rank_pattern={"to_k": 32}, alpha_pattern={"to_k": 5}
     ),
-    "LoKr on convolutions": lambda: peft.LoKrConfig(r=1, alpha=3, target_modules=["conv1"], decompose_factor=4),
+    "LoKr on convolutions": lambda: peft.LoKrConfig(
+        r=1, alpha=3, target_modules=["conv1"], decompose_factor=4
+    ),
     "LoKr with cores": lambda: peft.LoKrConfig(
         r=1, alpha=3, target_modules=["conv1"], decompose_factor=4, use_effective_conv2d=True
     ),
