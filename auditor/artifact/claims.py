@@ -40,6 +40,7 @@ About: TypeAlias = Literal[
     "modules",
     "dora",
     "kind",
+    "merged",
 ]
 
 _LONGEST_JSON = 8 << 20
@@ -120,6 +121,10 @@ _PLAIN: dict[str, About] = {
     "modelspec.dtype": "dtype",
     "modelspec.data_format": "dtype",
     "modelspec.unet_dtype": "dtype",
+    "modelspec.merged_from": "merged",
+    "ss_merged_from": "merged",
+    "sd_merge_recipe": "merged",
+    "sd_merge_models": "merged",
 }
 _CONFIG: dict[str, About] = {
     "r": "rank",
@@ -175,6 +180,7 @@ def parse_claims(
     items += _ordinal_claims(metadata)
     items += _config_claims("adapter_config", {f".{k}": v for k, v in (config or {}).items()})
     bases = [("adapter_config.base_model_name_or_path", (config or {}).get("base_model_name_or_path"))]
+    problems += [_merged(claim) for claim in items if claim.about == "merged"]
     bases.append(("card.base_model", (card or {}).get("base_model")))
     items += [Claim(source, "family", text) for source, value in bases for text in _texts(value)]
     return Claims(
@@ -227,6 +233,11 @@ def _config_claims(source: str, flat: Mapping[str, Any]) -> Iterator[Claim]:
         if about is not None and value is not None:
             text = json.dumps(value, default=str) if about == "modules" else str(value)
             yield Claim(f"{source}{'.' + component if component else ''}.{name}", about, text, component)
+
+
+def _merged(claim: Claim) -> Problem:
+    told = f"{claim.source} says that it was merged from '{inert(claim.value, 120)}': each part has its own concepts"
+    return problem("adapter.merged", "info", told)
 
 
 def _ordinal_claims(metadata: Mapping[str, str]) -> Iterator[Claim]:

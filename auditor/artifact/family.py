@@ -268,8 +268,13 @@ def _first_apart(modules: Shapes, best: Signature, other: Signature) -> str:
                 continue
             if path not in theirs:
                 return f"{path} is changed: {other.called} has no such module"
-            return f"{path} has shape {shape}: {other.called} has {theirs[path]}"
+            return f"{path} has shape {_shown(shape)}: {other.called} has {theirs[path]}"
     return ""
+
+
+def _shown(shape: tuple[int, ...]) -> str:
+    """A shape whose axes of size 0 are those of which the file says nothing."""
+    return str(shape) if 0 not in shape else f"({', '.join(str(size or '?') for size in shape)})"
 
 
 def _why_other(

@@ -40,7 +40,7 @@ from auditor.artifact.records import FileRecord, data_section_sha256, record_fil
 from auditor.artifact.sniff import Kind, sniff
 from auditor.artifact.tensors import FileTensors
 from auditor.artifact.triggers import trigger_problems
-from auditor.errors import UnsupportedArtifact, UsageError
+from auditor.errors import MalformedArtifact, RefusedArtifact, UnsupportedArtifact, UsageError
 from auditor.text import inert
 
 __all__ = ["Identified", "identify"]
@@ -58,6 +58,9 @@ _PREFERRED = (
     "learned_embeds.bin",
 )
 _NOT_READ: Mapping[Kind, str] = {
+    Kind.GGUF: "a GGUF file, which is not supported: its quantised blocks would have to be decoded, and they hide "
+    "small changes; give the weights they were made from",
+    Kind.DDUF: "a DDUF archive, which is not supported: unpack it and give the model folder",
     Kind.ONNX: "an ONNX graph, which is not supported: give the weights it was exported from",
     Kind.HDF5: "an HDF5 or Keras file, which is not supported: only diffusers-style models are read",
     Kind.ZIP: "a zip archive, which is not opened as a model: unpack it and give what is inside",
@@ -199,17 +202,24 @@ class _Reading:
             return self._done("refused", (record,))
         if record.kind in PICKLE_KINDS and record.pickle is not None:
             return self._converted(path, record)
-        told = _NOT_READ.get(record.kind, "of no known kind: it is neither safetensors nor a pickle")
-        if record.kind is Kind.GGUF:
-            told = (
-                f"a GGUF file ({read_gguf(path, self.limits).told}), which is not supported: its quantised "
-                "blocks would have to be decoded, and they hide small changes; give the weights they were made from"
-            )
-        elif record.kind is Kind.DDUF:
-            summary = read_dduf(path, self.limits)
-            self.problems = (*self.problems, *summary.problems)
-            told = f"a DDUF archive ({summary.told}), which is not supported: unpack it and give the model folder"
+        told = self._not_read(path, record.kind)
         return self._done("unsupported", (record,), unsupported=f"'{inert(path.name)}' is {told}")
+
+    def _not_read(self, path: Path, kind: Kind) -> str:
+        """What a file of a kind that is not read is, and what reading it would take."""
+        told = _NOT_READ.get(kind, "of no known kind: it is neither safetensors nor a pickle")
+        summary = ""
+        try:
+            if kind is Kind.GGUF:
+                summary = f" ({read_gguf(path, self.limits).told})"
+            elif kind is Kind.DDUF:
+                found = read_dduf(path, self.limits)
+                summary, self.problems = f" ({found.told})", (*self.problems, *found.problems)
+        except (MalformedArtifact, RefusedArtifact, UnsupportedArtifact) as error:
+            # It would not be audited either way: that its header is odd too is said beside its name.
+            self.problems = (*self.problems, problem(f"{kind}.header", "low", str(error)))
+        name, comma, rest = told.partition(",")
+        return f"{name}{summary}{comma}{rest}"
 
     def safetensors(self, path: Path, notes: tuple[Problem, ...] = ()) -> Identified:
         """A safetensors file that was received as such."""

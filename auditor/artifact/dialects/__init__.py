@@ -13,7 +13,7 @@ from auditor.artifact.claims import Claims
 from auditor.artifact.dialects import diffusers, kohya, ordinal, original, overwrite, textual_inversion
 from auditor.artifact.dialects.collect import Collected, Context
 from auditor.artifact.dialects.roles import LYCORIS_SIGN
-from auditor.artifact.dialects.unsupported import is_foreign, name_unsupported, refuse
+from auditor.artifact.dialects.unsupported import is_foreign, name_encoder, name_unsupported, refuse
 from auditor.artifact.family import FamilyMatch, match_family
 from auditor.artifact.problems import Problem, problem
 from auditor.artifact.tensors import TensorSource
@@ -37,11 +37,13 @@ def read_adapter(
         UnsupportedArtifact: no dialect reads it; the message names the kind if it is a known one.
     """
     context = context or Context()
+    reason = ""
     for dialect in DIALECTS:
         if not dialect.recognises(source):
             continue
         found: Collected = dialect.collect(source, context)
         if not found.components and not found.embeddings:
+            reason = reason or next((p.detail for p in found.problems if p.severity != "info"), "")
             continue
         family = _family(found, context)
         names = list(source.specs)
@@ -49,6 +51,9 @@ def read_adapter(
         kind = name_unsupported(names) if another else None
         if kind is not None and kind.telling:
             break
+        foreign = name_encoder({t.shape[-1] for e in found.embeddings.values() for t in e.values()})
+        if family.family == "other" and not found.components and foreign is not None:
+            raise foreign
         return Adapter(
             dialect=_name(dialect, source, context),
             family=family.family,
@@ -59,7 +64,7 @@ def read_adapter(
             claims=claims or Claims(),
             problems=(*found.problems, *_unmatched_problems(found), *_misfit_problems(family)),
         )
-    raise refuse(list(source.specs))
+    raise refuse(list(source.specs), reason)
 
 
 def _name(dialect: ModuleType, source: TensorSource, context: Context) -> str:

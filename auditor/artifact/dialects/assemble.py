@@ -29,11 +29,19 @@ _ALPHA_BOUND = 1e6
 
 
 class Scale(NamedTuple):
-    """What a dialect knows of a scale that no tensor holds: alpha, whether it is over sqrt(r), and the rank."""
+    """What a dialect knows of a scale that no tensor holds.
+
+    Attributes:
+        alpha: numerator of the scale, or None.
+        stabilised: it is divided by sqrt(r) in place of r.
+        rank: r, where no factor shows it.
+        on_input: whether factors are for inputs, or None where that is not known.
+    """
 
     alpha: float | None = None
     stabilised: bool = False
     rank: int | None = None
+    on_input: bool | None = None
 
 
 @dataclass
@@ -138,11 +146,16 @@ def _scaled(parts: Parts, scale: Scale | None) -> Delta:
 
 
 def _scaled_by_peft(parts: Parts, scale: Scale | None) -> Delta:
-    # (1, in) where inputs are scaled, (out, 1) where outputs are.
     shape = parts["ia3_l"].shape
-    if len(shape) < 2 or 1 not in shape[:2]:
-        raise Misfit("dialect.shape", f"factors of shape {shape} are neither (out, 1) nor (1, in)")
-    return Scaled(parts["ia3_l"], on_input=shape[0] == 1, around_one=False, with_bias=True)
+    # Of a matrix (1, in) and (out, 1) tell the two apart, of a convolution both are (1, n, 1, 1).
+    on_input: bool | None = shape[0] == 1 if len(shape) == 2 and 1 in shape else None
+    if len(shape) > 2 and scale is not None:
+        on_input = scale.on_input
+    if on_input is None:
+        raise Misfit(
+            "dialect.shape", f"factors of shape {shape} do not say whether they are for inputs or outputs"
+        )
+    return Scaled(parts["ia3_l"], on_input, around_one=False, with_bias=True)
 
 
 _TENSOR_SCALE: tuple[Role, ...] = ("alpha", "scalar", "magnitude", "bias_delta")
@@ -171,7 +184,9 @@ _KINDS: tuple[_Kind, ...] = (
 
 def _factored(parts: Parts, scale: Scale | None) -> dict[str, Any]:
     """The arguments that every product of factors takes."""
-    alpha = _alpha(parts) if "alpha" in parts else scale.alpha if scale is not None else None
+    alpha = _alpha(parts)
+    if "alpha" not in parts and scale is not None and scale.alpha is not None:
+        alpha = _bounded(scale.alpha, "alpha")
     magnitude = parts.get("magnitude")
     return {
         "alpha": alpha,
@@ -187,7 +202,10 @@ def _alpha(parts: Parts) -> float | None:
 
 
 def _number(tensor: Tensor, name: str) -> float:
-    value = tensor.scalar() if prod(tensor.shape) == 1 else float("nan")
+    return _bounded(tensor.scalar() if prod(tensor.shape) == 1 else float("nan"), name)
+
+
+def _bounded(value: float, name: str) -> float:
     if not abs(value) <= _ALPHA_BOUND:
         raise Misfit("dialect.alpha", f"{name} is no single number below {_ALPHA_BOUND:.0f} in size", "high")
     return value

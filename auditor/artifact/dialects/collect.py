@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from auditor.artifact.adapter import Delta
+from auditor.artifact.adapter import Delta, Factored
 from auditor.artifact.dialects.assemble import Misfit, Scale, assemble
 from auditor.artifact.dialects.fused import spread_over
 from auditor.artifact.dialects.roles import Role
@@ -114,6 +114,7 @@ class Collector:
                 self.left.extend(roles.values())
                 told = f"{component} {inert(path, 80)}: {misfit.detail}"
                 self.problems.append(problem(misfit.code, misfit.severity, told))
+        self._note_zero_alphas(components)
         embeddings = {
             token: {encoder: tensor_of(self.source, key) for encoder, key in encoders.items()}
             for token, encoders in self.vectors.items()
@@ -134,3 +135,15 @@ class Collector:
         if twice is not None:
             raise Misfit("dialect.duplicate", f"{inert(twice, 80)} is already changed under another name")
         return placed
+
+    def _note_zero_alphas(self, components: Mapping[str, Mapping[str, Delta]]) -> None:
+        zero = [
+            f"{component} {inert(path, 80)}"
+            for component, changes in components.items()
+            for path, change in changes.items()
+            if isinstance(change, Factored) and change.alpha == 0
+        ]
+        if zero:
+            told = f"alpha is 0 in {len(zero)} modules, '{zero[0]}' for example: it is read as a scale of 0, while "
+            told += "lycoris-lora and its relatives take 0 for unset and apply the change in full"
+            self.problems.append(problem("dialect.alpha_zero", "medium", told))

@@ -56,6 +56,7 @@ _TEXT_START = re.compile(r"(?:text_model\.|text_projection\b|encoder\.layers\.\d
 _T5_START = "encoder.block."
 # What PEFT takes where a config is silent.
 _PEFT_ALPHA = 8
+_LARGEST_RANK = 1 << 20
 _LITERAL = re.compile(r"[A-Za-z0-9_.\-]+")
 _LONGEST_JSON = 4 << 20
 # CLIP-G, the second encoder of SDXL, is the only text encoder of ours that is this wide.
@@ -206,9 +207,15 @@ def peft_scaling(metadata: Mapping[str, str], context: Context, collector: Colle
         default = config.get("lora_alpha", config.get("alpha", _PEFT_ALPHA)) if config else None
         alpha = pattern_value(config.get("alpha_pattern"), path, default)
         rank = pattern_value(config.get("rank_pattern"), path, config.get("r"))
-        return Scale(alpha, config.get("use_rslora") is True, int(rank) if rank else None)
+        inputs = config.get("feedforward_modules")
+        on_input = any(path.endswith(str(name)) for name in inputs) if isinstance(inputs, list) else None
+        return Scale(alpha, config.get("use_rslora") is True, _whole(rank), on_input)
 
     return scale
+
+
+def _whole(rank: float | None) -> int | None:
+    return int(rank) if rank is not None and 1 <= rank <= _LARGEST_RANK else None
 
 
 def pattern_value(patterns: Any, path: str, default: Any) -> float | None:

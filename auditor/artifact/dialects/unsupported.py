@@ -10,7 +10,7 @@ from auditor.artifact.dialects.foreign import FOREIGN_TRANSFORMERS
 from auditor.errors import UnsupportedArtifact
 from auditor.text import inert
 
-__all__ = ["KINDS", "Unsupported", "is_foreign", "name_unsupported", "refuse"]
+__all__ = ["KINDS", "Unsupported", "is_foreign", "name_encoder", "name_unsupported", "refuse"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,11 @@ KINDS: tuple[Unsupported, ...] = (
         "an image-conditioned pipeline with its image encoder is needed",
     ),
     _kind(
+        r"^lora_controlnet$",
+        "a ControlNet-LoRA",
+        f"{_BESIDE}; its factors are for a ControlNet made from the base",
+    ),
+    _kind(
         r"(?:controlnet_cond_embedding|controlnet_down_blocks|input_hint_block|zero_convs|^control_model\.|lllite)",
         "a ControlNet",
         _BESIDE,
@@ -114,6 +119,27 @@ KINDS: tuple[Unsupported, ...] = (
 )
 
 
+# Widths that no CLIP encoder has, and whose they are.
+_ENCODERS = {
+    2048: "T5-XL or Gemma",
+    2304: "Gemma 2",
+    2560: "Gemma 3 or Qwen3",
+    3584: "Qwen2.5-VL",
+    4096: "T5-XXL (SD3, Flux, PixArt) or Llama",
+}
+
+
+def name_encoder(widths: Collection[int]) -> UnsupportedArtifact | None:
+    """The error for token vectors of an encoder that no pipeline of ours has, or None."""
+    for width in sorted(widths):
+        if width in _ENCODERS:
+            return UnsupportedArtifact(
+                f"these are token vectors of {width} values for a text encoder such as {_ENCODERS[width]}, which is "
+                "not supported: a pipeline with that encoder is needed"
+            )
+    return None
+
+
 def name_unsupported(names: Collection[str]) -> Unsupported | None:
     """The first known kind of which some key is a sign, or None."""
     return next((kind for kind in KINDS if any(kind.pattern.search(name) for name in names)), None)
@@ -128,11 +154,17 @@ def is_foreign(names: Collection[str]) -> bool:
     return foreign > _FOREIGN_TOLERATED * len(names)
 
 
-def refuse(names: Collection[str]) -> UnsupportedArtifact:
-    """The error for a file that no dialect reads: it names the kind, or shows a key of an unknown one."""
+def refuse(names: Collection[str], reason: str = "") -> UnsupportedArtifact:
+    """The error for a file that no dialect reads: it names the kind, or shows a key of an unknown one.
+
+    Args:
+        names: its keys.
+        reason: what a dialect that looked at them found wrong; empty if none did.
+    """
     kind = name_unsupported(names)
     if kind is not None:
-        return UnsupportedArtifact(f"this is {kind.name}, which is not supported: {kind.needed}")
+        why = f" ({reason})" if reason and not kind.telling else ""
+        return UnsupportedArtifact(f"this is {kind.name}, which is not supported: {kind.needed}{why}")
     if not names:
         return UnsupportedArtifact("the file holds no tensors, so there is nothing to audit")
     shown = inert(min(names), 60)

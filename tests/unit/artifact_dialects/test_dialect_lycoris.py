@@ -1,11 +1,14 @@
 """LyCORIS files against ``lycoris-lora``: what its modules compute is what we read from what they save."""
 
+import contextlib
 import copy
 import logging
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
 
@@ -17,7 +20,12 @@ from auditor.artifact.adapter import (
     LowRank,
     Rotation,
     Scaled,
+    tensors_in,
 )
+from auditor.artifact.dialects import read_adapter
+from auditor.artifact.features import delta_features
+from auditor.artifact.tensors import ArrayTensors
+from auditor.errors import AuditorError, UnsupportedArtifact
 
 modules = pytest.importorskip("lycoris.modules")
 logging.getLogger("LyCORIS").setLevel(logging.ERROR)
@@ -95,11 +103,11 @@ CASES = [
 ]
 
 
-def trained(algorithm, layer, settings):
+def trained(algorithm, layer, options):
     """A module of the library around a layer, every parameter random."""
     torch.manual_seed(0)
     layer = LAYERS[layer]() if isinstance(layer, str) else layer
-    module = getattr(modules, algorithm)("name", layer, 1.0, **settings).eval()
+    module = getattr(modules, algorithm)("name", layer, 1.0, **options).eval()
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             around = parameter.clone() if name in ("dora_scale", "rescale") else 0.0
@@ -133,10 +141,10 @@ def close(ours, theirs, rtol=1e-5):
 
 
 @pytest.mark.parametrize("prefix", [FLAT, FLAT.replace("lora_unet_", "lycoris_"), f"unet.{PATH}", PATH])
-@pytest.mark.parametrize(("algorithm", "layer", "settings", "kind"), CASES)
+@pytest.mark.parametrize(("algorithm", "layer", "options", "kind"), CASES)
 @torch.no_grad()
-def test_what_the_library_computes_is_what_we_read(read, algorithm, layer, settings, kind, prefix):
-    layer, module = trained(algorithm, layer, settings)
+def test_what_the_library_computes_is_what_we_read(read, algorithm, layer, options, kind, prefix):
+    layer, module = trained(algorithm, layer, options)
     adapter = read(saved(module, prefix))
     assert adapter.unmatched == () and list(adapter.components) == ["unet"]
     change = adapter.components["unet"][PATH]
@@ -151,12 +159,12 @@ def test_what_the_library_computes_is_what_we_read(read, algorithm, layer, setti
 
 
 # The library's own merge multiplies LoHa and LoKr by their scale twice (4.1.3), so it is compared where that is 1.
-@pytest.mark.parametrize(("algorithm", "layer", "settings", "kind"), CASES)
+@pytest.mark.parametrize(("algorithm", "layer", "options", "kind"), CASES)
 @torch.no_grad()
-def test_deltas_equal_the_merged_weights_of_the_library(read, algorithm, layer, settings, kind):
+def test_deltas_equal_the_merged_weights_of_the_library(read, algorithm, layer, options, kind):
     if kind in (Hadamard, Kronecker):
-        settings = {**settings, "alpha": 0, "rs_lora": False, "use_scalar": False}
-    layer, module = trained(algorithm, layer, settings)
+        options = {**options, "alpha": 0, "rs_lora": False, "use_scalar": False}
+    layer, module = trained(algorithm, layer, options)
     change = read(saved(module)).components["unet"][PATH]
     weight, bias = module.get_merged_weight(1.0, layer.weight.shape, "cpu")
     close(layer.weight + torch.from_numpy(change.delta(layer.weight.numpy())), weight)
@@ -230,3 +238,136 @@ def test_a_butterfly_by_brute_force(read, rng):
     change = read({f"{FLAT}.oft_blocks": stored, f"{FLAT}.alpha": np.float32(0)}).components["unet"][PATH]
     np.testing.assert_allclose(base + change.delta(base), total @ base, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(total @ total.T, np.eye(outputs), atol=1e-9)
+
+
+@pytest.mark.parametrize("hostile", [float("nan"), float("inf"), 1e30, -1, 0, "8", [8], True, None])
+def test_hostile_settings_of_a_peft_config_give_a_finite_scale_or_none(read, rng, hostile):
+    stem = f"base_model.model.{PATH}"
+    arrays = {f"{stem}.lokr_w1": rng.normal(size=(2, 2)), f"{stem}.lokr_w2": rng.normal(size=(2, 2))}
+    config = {"peft_type": "LOKR", "r": hostile, "alpha": hostile, "feedforward_modules": [hostile]}
+    if isinstance(hostile, float):
+        with pytest.raises(UnsupportedArtifact, match="alpha is no single number"):
+            read(arrays, config=config)
+    else:
+        [(_, _, change)] = read(arrays, config=config).modules()
+        assert np.isfinite(change.delta()).all()
+
+
+# Each makes one part of a well-formed change another shape, or leaves one out; nothing may be dropped in silence.
+SHAPES = {
+    "hada_w1_a": (6, 2), "hada_w1_b": (2, 5), "hada_w2_a": (6, 2), "hada_w2_b": (2, 5), "lokr_w1": (2, 2),
+    "lokr_w1_a": (2, 1), "lokr_w1_b": (1, 2), "lokr_w2": (3, 2, 3, 3), "lokr_w2_a": (3, 1), "lokr_w2_b": (1, 2),
+    "lokr_t2": (1, 1, 3, 3), "hada_t1": (2, 2, 3, 3), "hada_t2": (2, 2, 3, 3), "oft_blocks": (2, 3, 3),
+    "rescale": (6, 1), "a1.weight": (5, 2), "a2.weight": (2, 5), "b1.weight": (6, 2), "b2.weight": (2, 5),
+    "bm.weight": (2, 2, 3, 3),
+    "diff": (6, 5), "diff_b": (6,), "w_norm": (6,), "b_norm": (6,), "weight": (6,), "on_input": (), "ia3_l": (6, 1),
+    "lora_down.weight": (2, 5), "lora_up.weight": (6, 2), "lora_mid.weight": (2, 2, 3, 3), "alpha": (), "scalar": (),
+    "dora_scale": (6, 1),
+}  # fmt: skip
+KINDS = [
+    ["hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "alpha", "dora_scale", "scalar"],
+    ["lokr_w1", "lokr_w2", "alpha"], ["lokr_w1_a", "lokr_w1_b", "lokr_w2_a", "lokr_w2_b", "alpha"],
+    ["oft_blocks", "rescale", "alpha"], ["a1.weight", "a2.weight", "b1.weight", "b2.weight", "alpha"],
+    ["diff", "diff_b"], ["w_norm", "b_norm"], ["weight", "on_input"], ["ia3_l"], ["diff_b"],
+    ["lora_down.weight", "lora_up.weight", "alpha", "diff_b"],
+]  # fmt: skip
+PLACES = [PATH, "mid_block.attentions.0.proj_in", "down_blocks.0.resnets.0.norm1"]
+NUMBERS = {"alpha", "scalar", "on_input"}  # read as numbers, not kept as tensors
+
+
+@st.composite
+def files(draw):
+    """Keys of a few modules: mostly whole changes, with parts missing, added, or of odd shapes now and then."""
+    found = {}
+    for place in draw(st.lists(st.sampled_from(PLACES), unique=True, max_size=3)):
+        parts = set(draw(st.sampled_from(KINDS)))
+        if draw(st.booleans()):
+            parts ^= set(draw(st.lists(st.sampled_from(sorted(SHAPES)), max_size=2)))
+        dotted = draw(st.booleans())
+        stem = f"unet.{place}" if dotted else "lora_unet_" + place.replace(".", "_")
+        odd = draw(st.sampled_from(sorted(parts) or [""])) if draw(st.booleans()) else ""
+        for part in parts:
+            shape = SHAPES[part]
+            if part == odd:
+                shape = tuple(draw(st.lists(st.integers(0, 6), max_size=5)))
+            found[f"{stem}.{part}"] = shape
+    return found
+
+
+@settings(max_examples=400, deadline=None)
+@given(files(), st.integers(0, 3))
+def test_every_key_is_accounted_for_and_nothing_but_our_errors_is_raised(shapes, filling):
+    value = [1.0, 0.0, -3e38, float("nan")][filling]
+    source = ArrayTensors({key: np.full(shape, value, np.float32) for key, shape in shapes.items()})
+    try:
+        adapter = read_adapter(source)
+    except UnsupportedArtifact:
+        return
+    used = [tensor.name for _, _, change in adapter.modules() for tensor in tensors_in(change)]
+    numbers = [k for k in shapes if k.rpartition(".")[2] in NUMBERS and k not in adapter.unmatched]
+    assert sorted([*used, *numbers, *adapter.unmatched]) == sorted(shapes)
+    for _, path, change in adapter.modules():
+        shape = tuple(size or 4 for size in change.shape)
+        for base in (None, np.ones(shape), np.ones((6, 5)), np.ones(6), np.ones(())):
+            with contextlib.suppress(AuditorError), np.errstate(all="ignore"):
+                assert change.delta(base).shape == (change.shape if base is None else base.shape)
+            with contextlib.suppress(AuditorError), np.errstate(all="ignore"):
+                delta_features(change, base, "unet", path)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(KINDS), st.booleans())
+def test_well_formed_changes_are_read_whole(kind, dotted):
+    if kind in (["ia3_l"], ["weight", "on_input"]) and not dotted:
+        kind = ["weight", "on_input"]
+    stem = f"unet.{PATH}" if dotted else "lora_unet_" + PATH.replace(".", "_")
+    source = ArrayTensors({f"{stem}.{part}": np.ones(SHAPES[part], np.float32) for part in kind})
+    adapter = read_adapter(source)
+    assert adapter.unmatched == () and adapter.module_count == 1
+
+
+def test_an_alpha_of_zero_means_two_things_and_is_told(read, rng):
+    arrays = {
+        f"{FLAT}.lora_down.weight": rng.normal(size=(2, 5)),
+        f"{FLAT}.lora_up.weight": rng.normal(size=(6, 2)),
+    }
+    adapter = read({**arrays, f"{FLAT}.alpha": np.float32(0)})
+    [told] = [p for p in adapter.problems if p.code == "dialect.alpha_zero"]
+    assert told.severity == "medium" and not adapter.components["unet"][PATH].delta().any()
+    # The reference library takes it for unset.
+    layer = nn.Linear(5, 6)
+    weights = [torch.from_numpy(arrays[f"{FLAT}.lora_{x}.weight"]).float() for x in ("up", "down")]
+    with torch.no_grad():
+        loaded = modules.LoConModule.make_module_from_state_dict(
+            "x", layer, *weights, None, torch.tensor(0.0), None
+        )
+    assert loaded.scale == 1.0
+
+
+FULL = "down_blocks.1.attentions.0.transformer_blocks.0"  # 640 wide in SD1, SD2 and SDXL
+FAMILIES = [
+    ({f"unet.{FULL}.attn2.to_k.hada_w1_a": (640, 2), "b": (2, 2048)}, "sdxl", ()),
+    ({f"unet.{FULL}.attn2.to_k.hada_w1_a": (640, 2), "b": (2, 768)}, "sd1", ()),
+    ({f"unet.{FULL}.attn2.to_k.oft_blocks": (20, 32, 32)}, "sd1", ("sd2", "sdxl")),
+    ({f"unet.{FULL}.attn2.to_k.weight": (1024,), f"unet.{FULL}.attn2.to_k.on_input": ()}, "sd2", ()),
+    (
+        {f"unet.{FULL}.attn2.to_k.weight": (640,), f"unet.{FULL}.attn2.to_k.on_input": ()},
+        "sd1",
+        ("sd2", "sdxl"),
+    ),
+    ({"unet.down_blocks.0.resnets.0.conv1.hada_w1_a": (320, 2), "b": (2, 320 * 9)}, "sd1", ("sd2", "sdxl")),
+    ({"unet.down_blocks.0.resnets.0.conv1.diff_b": (320,)}, "sd1", ("sd2", "sdxl")),
+    ({"unet.down_blocks.0.resnets.0.norm1.w_norm": (321,)}, "other", ()),
+]
+
+
+@pytest.mark.parametrize(("shapes", "family", "others"), FAMILIES)
+def test_families_are_told_by_what_the_shapes_say_and_no_more(read, shapes, family, others):
+    keys = list(shapes)
+    if "b" in shapes:
+        stem = keys[0].rpartition(".")[0]
+        shapes = {f"{stem}.hada_w{i}_{x}": shapes[keys[x == "b"]] for i in (1, 2) for x in ("a", "b")}
+    wide = shapes[next(iter(shapes))] == (1024,)  # as many as SD2 has inputs there, and no layer outputs
+    match = read({key: np.full(shape, wide, np.float32) for key, shape in shapes.items()}).family_match
+    assert (match.family, match.alternatives) == (family, others)
+    assert not any("(640, 0)" in line for line in match.evidence)

@@ -42,7 +42,9 @@ def predicted(view, prompts=PROMPTS):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("family", ["sd1", "sdxl"])
-def test_stacked_adapters_are_what_the_library_runs_with_both_active(family, tiny_base, tiny_folders, tmp_path):
+def test_stacked_adapters_are_what_the_library_runs_with_both_active(
+    family, tiny_base, tiny_folders, tmp_path
+):
     unet = tiny_base(family).unet
     sets = (
         random_lora(unet, "unet", ("to_q", "to_k"), rank=2, seed=1),
