@@ -216,9 +216,10 @@ def _evidence(
     context = _context_columns(modules)
     if context:
         yield f"attn2.to_k takes {_listed(context)} columns: {best.title} text width"
-    joint = modules.get("transformer", {}).get("context_embedder")
-    if joint is not None:
-        yield f"context_embedder takes {joint[-1]} columns: the text width of SD3 and Flux"
+    denoiser = modules.get("transformer", {})
+    joint = denoiser.get("context_embedder", ())[1:]
+    if joint == expected_modules(best, "transformer").get("context_embedder", ())[1:] != ():
+        yield f"context_embedder takes {_listed(joint)} columns: the text width of SD3 and Flux"
     inner = _stream_width(modules)
     alike = [s for s in SIGNATURES if _width(s) in inner]
     if alike:
@@ -241,7 +242,6 @@ def _evidence(
     if foreign:
         also = _called(foreign, sizes=False)
         yield f"every shape also fits {also}: nothing in the file separates them from {best.title}"
-    denoiser = modules.get("transformer", {})
     if best.family == "flux" and denoiser and not any(_FLUX_ONLY.search(path) for path in denoiser):
         yield "Chroma has the attention and feed-forward layers of Flux: nothing here separates the two"
 

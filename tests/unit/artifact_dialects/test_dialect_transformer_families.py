@@ -63,6 +63,9 @@ def test_evidence_says_what_it_was_concluded_from():
     control = match({**expected_modules(BY_NAME["Flux dev"], "transformer"), "x_embedder": (3072, 128)})
     assert (control.family, control.misfits) == ("flux", ("transformer: x_embedder",))
     assert not any("has all of these modules" in sentence for sentence in control.evidence)
+    for odd in ((), (7,), (3072, 5)):
+        told = match({**expected_modules(BY_NAME["Flux dev"], "transformer"), "context_embedder": odd})
+        assert not any(sentence.startswith("context_embedder takes") for sentence in told.evidence)
     wrong = match({f"{BLOCK}.attn.to_q": (1000, 1000)}).evidence
     assert "the nearest known family, SD3 medium, does not have 1 of them" in wrong[-1]
     assert (title_of("sd3"), title_of("flux")) == ("SD3", "Flux")
