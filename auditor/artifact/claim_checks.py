@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from auditor.artifact.adapter import Adapter, Factored, Overwrite
+from auditor.artifact.adapter import (
+    Adapter,
+    Delta,
+    Dense,
+    Factored,
+    GeneralisedLowRank,
+    Hadamard,
+    Kronecker,
+    LowRank,
+    Overwrite,
+    Rotation,
+    Scaled,
+)
 from auditor.artifact.claims import Claim, ClaimCheck, Claims, claimed_family, claimed_size
+from auditor.artifact.deltas import Rows
 from auditor.artifact.dialects.diffusers import pattern_value
 from auditor.artifact.family import title_of
 from auditor.text import inert
@@ -16,6 +30,10 @@ from auditor.text import inert
 __all__ = ["check_claims"]
 
 _SHOWN = 80
+_ALGORITHMS: Mapping[str, type[Delta]] = {
+    "lora": LowRank, "locon": LowRank, "dylora": LowRank, "loha": Hadamard, "lokr": Kronecker, "full": Dense,
+    "ia3": Scaled, "diag-oft": Rotation, "boft": Rotation, "glora": GeneralisedLowRank,
+}  # fmt: skip
 _KERNELS = ("conv", "conv1", "conv2", "conv_in", "conv_out")
 _DTYPES = {"fp16": "F16", "float16": "F16", "half": "F16", "bf16": "BF16", "bfloat16": "BF16", "fp32": "F32"}
 _DTYPES |= {"float": "F32", "float32": "F32", "no": "F32", "f16": "F16", "f32": "F32"}
@@ -54,6 +72,8 @@ def _check(claim: Claim, adapter: Adapter, data_sha256: str | None) -> Iterator[
         yield _dora(claim, adapter)
     elif claim.about == "modules":
         yield _modules(claim, adapter)
+    elif claim.about == "kind":
+        yield _algorithm(claim, adapter)
     elif claim.about == "merged":
         # Factors of two adapters side by side are factors like any others.
         yield _result(
@@ -169,6 +189,17 @@ def _dora(claim: Claim, adapter: Adapter) -> ClaimCheck:
     with_magnitude = any(d.magnitude is not None for _, d in _low_rank(adapter, claim))
     measured = "magnitudes stored" if with_magnitude else "no magnitudes stored"
     return _result(claim, measured, (claim.value == "True") == with_magnitude)
+
+
+def _algorithm(claim: Claim, adapter: Adapter) -> ClaimCheck:
+    """LyCORIS' name of the algorithm; presets give some layers another one, so one change of the kind is enough."""
+    changes = (delta.whole if isinstance(delta, Rows) else delta for _, _, delta in adapter.modules())
+    found = Counter(type(change) for change in changes)
+    measured = ", ".join(f"{kind.__name__} ({count} modules)" for kind, count in found.most_common())
+    wanted = _ALGORITHMS.get(claim.value.strip().lower())
+    if wanted is None:
+        return _result(claim, measured, None, "no algorithm we know is named")
+    return _result(claim, measured, wanted in found, "" if wanted in found else "no change is of that kind")
 
 
 def _modules(claim: Claim, adapter: Adapter) -> ClaimCheck:

@@ -175,7 +175,9 @@ def parse_claims(
     frequencies = parse_json(metadata, "ss_tag_frequency", problems)
     arguments = parse_json(metadata, "ss_network_args", problems)
     items = [Claim(key, about, metadata[key]) for key, about in _PLAIN.items() if metadata.get(key)]
-    items += [Claim(f"ss_network_args.{k}", a, str(arguments[k])) for k, a in _CONV.items() if k in arguments]
+    items += [
+        Claim(f"ss_network_args.{k}", a, str(arguments[k])) for k, a in _ARGUMENTS.items() if k in arguments
+    ]
     items += _config_claims("lora_adapter_metadata", inner)
     items += _ordinal_claims(metadata)
     items += _config_claims("adapter_config", {f".{k}": v for k, v in (config or {}).items()})
@@ -193,7 +195,7 @@ def parse_claims(
     )
 
 
-_CONV: dict[str, About] = {"conv_dim": "conv_rank", "conv_alpha": "conv_alpha"}
+_ARGUMENTS: dict[str, About] = {"conv_dim": "conv_rank", "conv_alpha": "conv_alpha", "algo": "kind"}
 
 
 def parse_json(metadata: Mapping[str, str], key: str, problems: list[Problem]) -> dict[str, Any]:

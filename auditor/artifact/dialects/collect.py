@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from auditor.artifact.adapter import Delta, Factored
+from auditor.artifact.deltas import Rows
 from auditor.artifact.dialects.assemble import Misfit, Scale, assemble
 from auditor.artifact.dialects.fused import spread_over
 from auditor.artifact.dialects.roles import Role
@@ -141,9 +142,14 @@ class Collector:
             f"{component} {inert(path, 80)}"
             for component, changes in components.items()
             for path, change in changes.items()
-            if isinstance(change, Factored) and change.alpha == 0
+            if _alpha(change) == 0
         ]
         if zero:
             told = f"alpha is 0 in {len(zero)} modules, '{zero[0]}' for example: it is read as a scale of 0, while "
             told += "lycoris-lora and its relatives take 0 for unset and apply the change in full"
             self.problems.append(problem("dialect.alpha_zero", "medium", told))
+
+
+def _alpha(change: Delta) -> float | None:
+    whole = change.whole if isinstance(change, Rows) else change
+    return whole.alpha if isinstance(whole, Factored) else None

@@ -57,6 +57,11 @@ KINDS: tuple[Unsupported, ...] = (
         "a PEFT adapter other than LoRA, LoHa, LoKr and IA3",
         _PEFT,
     ),
+    _kind(
+        r"\.lambda_layer$",
+        "a LyCORIS T-LoRA adapter",
+        "its change depends on the timestep, and on factors of the base that it does not store",
+    ),
     _kind(r"motion_modules?\.", "an AnimateDiff motion module or motion LoRA", "video pipelines are needed"),
     _kind(
         r"^(?:image_proj|ip_adapter)[./]",

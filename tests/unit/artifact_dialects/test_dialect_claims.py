@@ -250,3 +250,19 @@ def test_ranks_of_lycoris_changes_are_compared_with_their_claim(read):
     # The kernel is stored flattened: it is still the convolution's claim that is compared.
     assert checks["ss_network_args.conv_dim"].agrees and checks["ss_network_args.conv_alpha"].agrees
     assert checks["ss_network_dim"].agrees is None and checks["ss_network_alpha"].agrees is None
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "agrees"), [("LoHa", True), ("lokr", False), ("lora", False), ("odd\u202e", None)]
+)
+def test_the_algorithm_that_lycoris_names_is_compared(read, algorithm, agrees):
+    shapes = {"w1_a": (320, 4), "w1_b": (4, 2880), "w2_a": (320, 4), "w2_b": (4, 2880)}
+    stem = "lora_unet_down_blocks_0_resnets_0_conv1"
+    arrays = {f"{stem}.hada_{name}": np.ones(shape) for name, shape in shapes.items()}
+    [check] = check_claims(read(arrays, {"ss_network_args": json.dumps({"algo": algorithm})}))
+    assert (check.claim, check.measured, check.agrees) == (
+        "ss_network_args.algo",
+        "Hadamard (1 modules)",
+        agrees,
+    )
+    assert "\u202e" not in check.claimed

@@ -156,6 +156,8 @@ def test_what_the_library_computes_is_what_we_read(read, algorithm, layer, optio
     theirs = module(x)
     assert (theirs - layer(x)).norm() > 0.01 * theirs.norm()
     close(applied(layer, delta, bias) - layer(x), theirs - layer(x), rtol=2e-5)
+    if kind in (Hadamard, Kronecker) and "weight_decompose" not in options:
+        close(torch.from_numpy(delta), module.get_weight(module.shape) * module.scalar)
 
 
 # The library's own merge multiplies LoHa and LoKr by their scale twice (4.1.3), so it is compared where that is 1.
@@ -294,7 +296,7 @@ def files(draw):
     return found
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(files(), st.integers(0, 3))
 def test_every_key_is_accounted_for_and_nothing_but_our_errors_is_raised(shapes, filling):
     value = [1.0, 0.0, -3e38, float("nan")][filling]

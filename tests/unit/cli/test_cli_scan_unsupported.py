@@ -27,6 +27,10 @@ KINDS = {
     "Custom Diffusion": {f"{BLOCK}.attn2.processor.to_k_custom_diffusion.weight": (4, 4)},
     "OFT or BOFT adapter as PEFT stores it": {f"base_model.model.{BLOCK}.attn1.to_q.oft_R.weight": (4, 6)},
     "PEFT adapter other": {f"base_model.model.{BLOCK}.attn1.to_q.vera_lambda_b": (4,)},
+    "T-LoRA": {
+        f"lora_unet_{BLOCK.replace('.', '_')}_attn1_to_q.{part}": (4, 4)
+        for part in ("q_layer.weight", "p_layer.weight", "lambda_layer", "alpha")
+    },
     "T5-XXL": {"emb_params": (2, 4096)},
 }  # fmt: skip
 
