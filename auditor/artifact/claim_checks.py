@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from auditor.artifact.adapter import Adapter, LowRank, Overwrite
-from auditor.artifact.claims import Claim, ClaimCheck, Claims, claimed_family
+from auditor.artifact.adapter import (
+    Adapter,
+    Delta,
+    Dense,
+    Factored,
+    GeneralisedLowRank,
+    Hadamard,
+    Kronecker,
+    LowRank,
+    Overwrite,
+    Rotation,
+    Scaled,
+)
+from auditor.artifact.claims import Claim, ClaimCheck, Claims, claimed_family, claimed_size
+from auditor.artifact.deltas import Rows
 from auditor.artifact.dialects.diffusers import pattern_value
 from auditor.artifact.family import title_of
 from auditor.text import inert
@@ -16,6 +30,11 @@ from auditor.text import inert
 __all__ = ["check_claims"]
 
 _SHOWN = 80
+_ALGORITHMS: Mapping[str, type[Delta]] = {
+    "lora": LowRank, "locon": LowRank, "dylora": LowRank, "loha": Hadamard, "lokr": Kronecker, "full": Dense,
+    "ia3": Scaled, "diag-oft": Rotation, "boft": Rotation, "glora": GeneralisedLowRank,
+}  # fmt: skip
+_KERNELS = ("conv", "conv1", "conv2", "conv_in", "conv_out")
 _DTYPES = {"fp16": "F16", "float16": "F16", "half": "F16", "bf16": "BF16", "bfloat16": "BF16", "fp32": "F32"}
 _DTYPES |= {"float": "F32", "float32": "F32", "no": "F32", "f16": "F16", "f32": "F32"}
 _HEX = re.compile(r"(?:0x)?(?P<digits>[0-9a-fA-F]{6,64})")
@@ -53,6 +72,13 @@ def _check(claim: Claim, adapter: Adapter, data_sha256: str | None) -> Iterator[
         yield _dora(claim, adapter)
     elif claim.about == "modules":
         yield _modules(claim, adapter)
+    elif claim.about == "kind":
+        yield _algorithm(claim, adapter)
+    elif claim.about == "merged":
+        # Factors of two adapters side by side are factors like any others.
+        yield _result(
+            claim, "not in the tensors", None, "a merge leaves nothing in the factors that shows it"
+        )
     else:
         note = (
             "the hash of another file, or one that depends on a header that is no longer there; not checked"
@@ -74,7 +100,7 @@ def _rank(claim: Claim, adapter: Adapter) -> ClaimCheck:
 
 def _alpha(claim: Claim, adapter: Adapter) -> ClaimCheck:
     chosen = _low_rank(adapter, claim)
-    if adapter.dialect in ("peft", "diffusers") and not _has_alpha_tensors(adapter):
+    if adapter.dialect in ("peft", "diffusers", "original") and not _has_alpha_tensors(adapter):
         note = "no tensor holds an alpha: loaders obey the claim itself"
         return _result(claim, _counted([d.alpha for _, d in chosen]), None, note)
     measured = _counted([delta.alpha for _, delta in chosen])
@@ -99,10 +125,20 @@ def _family(claim: Claim, adapter: Adapter) -> ClaimCheck:
     if adapter.family in ("other", "given"):
         return _result(claim, measured, None, "the shapes fit no known family")
     if wanted == adapter.family:
-        return _result(claim, measured, True)
+        return _size(claim, measured, adapter.family_match.sizes)
     if wanted in adapter.family_match.alternatives:
         return _result(claim, f"{measured} or {title_of(wanted)}", True, "the shapes fit both")
     return _result(claim, measured, False, f"the shapes are those of {measured}")
+
+
+def _size(claim: Claim, measured: str, sizes: tuple[str, ...]) -> ClaimCheck:
+    """The family is the one that is claimed; a claim of one of its members is held against those that fit."""
+    wanted = claimed_size(claim.value)
+    if wanted is None or len(sizes) == 0:
+        return _result(claim, measured, True)
+    if wanted not in sizes:
+        return _result(claim, " or ".join(sizes), False, f"the shapes are not those of {wanted}")
+    return _result(claim, " or ".join(sizes), True)
 
 
 def _kind(claim: Claim, adapter: Adapter) -> Iterator[ClaimCheck]:
@@ -155,6 +191,17 @@ def _dora(claim: Claim, adapter: Adapter) -> ClaimCheck:
     return _result(claim, measured, (claim.value == "True") == with_magnitude)
 
 
+def _algorithm(claim: Claim, adapter: Adapter) -> ClaimCheck:
+    """LyCORIS' name of the algorithm; presets give some layers another one, so one change of the kind is enough."""
+    changes = (delta.whole if isinstance(delta, Rows) else delta for _, _, delta in adapter.modules())
+    found = Counter(type(change) for change in changes)
+    measured = ", ".join(f"{kind.__name__} ({count} modules)" for kind, count in found.most_common())
+    wanted = _ALGORITHMS.get(claim.value.strip().lower())
+    if wanted is None:
+        return _result(claim, measured, None, "no algorithm we know is named")
+    return _result(claim, measured, wanted in found, "" if wanted in found else "no change is of that kind")
+
+
 def _modules(claim: Claim, adapter: Adapter) -> ClaimCheck:
     changed = [
         p for c, p, d in adapter.modules() if claim.component in ("", c) and not isinstance(d, Overwrite)
@@ -175,22 +222,28 @@ def _modules(claim: Claim, adapter: Adapter) -> ClaimCheck:
     return _result(claim, f"{len(changed)} modules", not beyond, note)
 
 
-def _low_rank(adapter: Adapter, claim: Claim) -> list[tuple[str, LowRank]]:
+def _low_rank(adapter: Adapter, claim: Claim) -> list[tuple[str, Factored]]:
     """The low-rank changes a claim speaks of; k x k convolutions are apart if a claim of their own exists."""
     split = any(other.about in ("conv_rank", "conv_alpha") for other in adapter.claims.items)
     convolution = claim.about in ("conv_rank", "conv_alpha")
     return [
         (path, delta)
         for component, path, delta in adapter.modules()
-        if isinstance(delta, LowRank)
+        if isinstance(delta, Factored)
+        and delta.rank is not None
         and claim.component in ("", component)
-        and (not split or convolution == (delta.shape[2:] not in ((), (1, 1))))
+        and (not split or convolution == _has_kernel(path, delta))
     ]
 
 
+def _has_kernel(path: str, delta: Factored) -> bool:
+    # Where the kernel is stored flattened, only the name of the module tells.
+    return delta.shape[2:] not in ((), (1, 1)) or path.rpartition(".")[2] in _KERNELS
+
+
 def _has_alpha_tensors(adapter: Adapter) -> bool:
-    deltas = [d for _, _, d in adapter.modules() if isinstance(d, LowRank)]
-    return any(name.endswith(".alpha") for name in (deltas[0].down.source.specs if deltas else ()))
+    deltas = [d for _, _, d in adapter.modules() if isinstance(d, Factored)]
+    return any(name.endswith(".alpha") for name in (deltas[0].tensors[0].source.specs if deltas else ()))
 
 
 def _config_of(claims: Claims, claim: Claim) -> Mapping[str, Any]:

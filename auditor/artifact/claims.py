@@ -17,7 +17,16 @@ from auditor.artifact.problems import Problem, problem
 from auditor.artifact.triggers import Trigger, declared_triggers
 from auditor.text import inert
 
-__all__ = ["About", "Claim", "ClaimCheck", "Claims", "claimed_family", "parse_claims", "parse_json"]
+__all__ = [
+    "About",
+    "Claim",
+    "ClaimCheck",
+    "Claims",
+    "claimed_family",
+    "claimed_size",
+    "parse_claims",
+    "parse_json",
+]
 
 About: TypeAlias = Literal[
     "rank",
@@ -31,6 +40,7 @@ About: TypeAlias = Literal[
     "modules",
     "dora",
     "kind",
+    "merged",
 ]
 
 _LONGEST_JSON = 8 << 20
@@ -111,6 +121,10 @@ _PLAIN: dict[str, About] = {
     "modelspec.dtype": "dtype",
     "modelspec.data_format": "dtype",
     "modelspec.unet_dtype": "dtype",
+    "modelspec.merged_from": "merged",
+    "ss_merged_from": "merged",
+    "sd_merge_recipe": "merged",
+    "sd_merge_models": "merged",
 }
 _CONFIG: dict[str, About] = {
     "r": "rank",
@@ -121,15 +135,26 @@ _CONFIG: dict[str, About] = {
 _FAMILY_PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
     (
         re.compile(
-            r"flux|sd[-_ ]?3|stable-diffusion-3|pixart|hunyuan|wan\d|auraflow|lumina|kolors|cascade|refiner",
+            r"flux[-_. ]?[23](?!\d)|\bchroma\d*\b|pixart|hunyuan|\bwan[-_. ]?\d|auraflow|lumina|kolors|cascade|"
+            r"refiner|qwen|\bz[-_]?image|\bsana|hidream|\bltx",
             re.I,
         ),
         "other",
     ),
+    (re.compile(r"flux", re.I), "flux"),
+    (re.compile(r"sd[-_ ]?3|stable-diffusion-(?:v)?3", re.I), "sd3"),
     (re.compile(r"sd[-_ ]?xl|stable-diffusion-xl|pony|illustrious|noobai|playground-v2", re.I), "sdxl"),
     (re.compile(r"sd[-_ ]?(?:v)?2|stable-diffusion-(?:v)?2|v2-[01]|768-v-ema", re.I), "sd2"),
     (re.compile(r"sd[-_ ]?(?:v)?1|stable-diffusion-(?:v)?1|v1-[45]|anylora|anything-v", re.I), "sd1"),
     (re.compile(r"\bembedded\b|auditor[-_/ ]world", re.I), "embedded"),
+)
+# Members of a family, as :attr:`auditor.artifact.family.Signature.called` has them.
+_SIZE_PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = (
+    (re.compile(r"(?:sd|stable-diffusion-)[-_ ]?3[-_. ]?5[-_ ]*large", re.I), "SD3.5 large"),
+    (re.compile(r"(?:sd|stable-diffusion-)[-_ ]?3[-_. ]?5[-_ ]*(?:medium|m\b)", re.I), "SD3.5 medium"),
+    (re.compile(r"(?:sd|stable-diffusion-)[-_ ]?3[-_ ]*(?:medium|m\b)", re.I), "SD3 medium"),
+    (re.compile(r"schnell", re.I), "Flux schnell"),
+    (re.compile(r"flux[-_. ]?1?[-_. ]*dev", re.I), "Flux dev"),
 )
 
 
@@ -150,11 +175,14 @@ def parse_claims(
     frequencies = parse_json(metadata, "ss_tag_frequency", problems)
     arguments = parse_json(metadata, "ss_network_args", problems)
     items = [Claim(key, about, metadata[key]) for key, about in _PLAIN.items() if metadata.get(key)]
-    items += [Claim(f"ss_network_args.{k}", a, str(arguments[k])) for k, a in _CONV.items() if k in arguments]
+    items += [
+        Claim(f"ss_network_args.{k}", a, str(arguments[k])) for k, a in _ARGUMENTS.items() if k in arguments
+    ]
     items += _config_claims("lora_adapter_metadata", inner)
     items += _ordinal_claims(metadata)
     items += _config_claims("adapter_config", {f".{k}": v for k, v in (config or {}).items()})
     bases = [("adapter_config.base_model_name_or_path", (config or {}).get("base_model_name_or_path"))]
+    problems += [_merged(claim) for claim in items if claim.about == "merged"]
     bases.append(("card.base_model", (card or {}).get("base_model")))
     items += [Claim(source, "family", text) for source, value in bases for text in _texts(value)]
     return Claims(
@@ -167,7 +195,7 @@ def parse_claims(
     )
 
 
-_CONV: dict[str, About] = {"conv_dim": "conv_rank", "conv_alpha": "conv_alpha"}
+_ARGUMENTS: dict[str, About] = {"conv_dim": "conv_rank", "conv_alpha": "conv_alpha", "algo": "kind"}
 
 
 def parse_json(metadata: Mapping[str, str], key: str, problems: list[Problem]) -> dict[str, Any]:
@@ -194,6 +222,11 @@ def claimed_family(text: str) -> str | None:
     return next((family for pattern, family in _FAMILY_PATTERNS if pattern.search(text[:_SHOWN])), None)
 
 
+def claimed_size(text: str) -> str | None:
+    """Which member of a family of several a free text names, or None."""
+    return next((size for pattern, size in _SIZE_PATTERNS if pattern.search(text[:_SHOWN])), None)
+
+
 def _config_claims(source: str, flat: Mapping[str, Any]) -> Iterator[Claim]:
     """Claims of a PEFT config with keys ``component.name``; the component may be empty."""
     for key, value in flat.items():
@@ -202,6 +235,11 @@ def _config_claims(source: str, flat: Mapping[str, Any]) -> Iterator[Claim]:
         if about is not None and value is not None:
             text = json.dumps(value, default=str) if about == "modules" else str(value)
             yield Claim(f"{source}{'.' + component if component else ''}.{name}", about, text, component)
+
+
+def _merged(claim: Claim) -> Problem:
+    told = f"{claim.source} says that it was merged from '{inert(claim.value, 120)}': each part has its own concepts"
+    return problem("adapter.merged", "info", told)
 
 
 def _ordinal_claims(metadata: Mapping[str, str]) -> Iterator[Claim]:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from auditor.artifact.adapter import Adapter, Delta, LowRank, Overwrite
+from auditor.artifact.adapter import Adapter, Delta, Factored, Hadamard, Kronecker, LowRank
 from auditor.errors import MalformedArtifact
 from auditor.text import inert
 
@@ -93,8 +93,9 @@ def adapter_features(adapter: Adapter, base: BaseWeight | None = None) -> Iterat
 
     Args:
         adapter: its tensors are read here, one module at a time.
-        base: gives base weights. Without it overwritten weights are left out, and DoRA changes are measured
-            without their magnitude and marked ``partial``.
+        base: gives base weights. Without it changes that are nothing without one (overwritten, scaled or
+            rotated weights) are left out, and DoRA changes are measured without their magnitude and marked
+            ``partial``.
     """
     for component, path, delta in adapter.modules():
         weight = base(component, path) if base is not None else None
@@ -106,22 +107,22 @@ def adapter_features(adapter: Adapter, base: BaseWeight | None = None) -> Iterat
 def delta_features(
     delta: Delta, base: NDArray[Any] | None = None, component: str = "", path: str = ""
 ) -> ModuleFeatures | None:
-    """Features of one change, or None for an overwritten weight without its base value.
+    """Features of one change, or None for one that is nothing without its base weight.
 
     Raises:
         IncompatibleArtifact: the base weight has another shape.
         MalformedArtifact: a value is NaN or infinite.
     """
     partial = False
-    if isinstance(delta, LowRank) and (delta.magnitude is None or base is None):
+    if isinstance(delta, Factored) and (delta.magnitude is None or base is None):
         partial = delta.magnitude is not None
-        up, down = delta.factors()
-        left, values, right = _product_svd(_finite(up, path), _finite(down, path), delta.scale)
-    elif isinstance(delta, Overwrite) and base is None:
+        left, values, right = _factored_svd(delta, path)
+    elif delta.needs_base and base is None:
         return None
     else:
         left, values, right = _dense_svd(_finite(delta.delta(base).astype("float64"), path))
-    return ModuleFeatures(component, path, delta.shape, delta.rank, values, left, right, partial)
+    shape = delta.shape if base is None else tuple(base.shape)
+    return ModuleFeatures(component, path, shape, delta.rank, values, left, right, partial)
 
 
 def _finite(values: NDArray[np.float64], path: str) -> NDArray[np.float64]:
@@ -135,6 +136,30 @@ def _finite(values: NDArray[np.float64], path: str) -> NDArray[np.float64]:
 
 
 _Svd: TypeAlias = "tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]"
+
+
+def _factored_svd(delta: Factored, path: str) -> _Svd:
+    """By the factors wherever they are smaller than the weight."""
+    if isinstance(delta, Kronecker):
+        first, second = delta.halves()
+        return _kronecker_svd(_finite(first, path), _finite(second, path), delta.scale)
+    factors = delta.factors() if isinstance(delta, LowRank | Hadamard) else None
+    if factors is None:
+        return _dense_svd(_finite(delta.product().astype("float64"), path))
+    left, right = factors
+    return _product_svd(_finite(left, path), _finite(right, path), delta.scale)
+
+
+def _kronecker_svd(first: NDArray[np.float64], second: NDArray[np.float64], scale: float) -> _Svd:
+    """Singular values of a Kronecker product are all products of those of its halves, vectors likewise."""
+    import numpy as np
+
+    u, values, v = _dense_svd(first)
+    p, others, q = _dense_svd(second)
+    products = np.sort(np.outer(values, others).reshape(-1))[::-1] * abs(scale)
+    sign = -1.0 if scale < 0 else 1.0
+    left, right = (np.asarray(np.kron(*pair)[:, None], np.float64) for pair in ((u, p), (v, q)))
+    return _trimmed(left, products, sign * right, 0.0)
 
 
 def _product_svd(left: NDArray[np.float64], right: NDArray[np.float64], scale: float) -> _Svd:

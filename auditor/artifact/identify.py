@@ -20,8 +20,10 @@ from auditor.artifact.card import card_beside
 from auditor.artifact.checkpoint import is_checkpoint, match_checkpoint
 from auditor.artifact.claim_checks import check_claims
 from auditor.artifact.claims import ClaimCheck, Claims, parse_claims
+from auditor.artifact.dduf import read_dduf
 from auditor.artifact.dialects import Context, read_adapter
 from auditor.artifact.family import FamilyMatch
+from auditor.artifact.gguf import read_gguf
 from auditor.artifact.limits import DEFAULT_LIMITS, Limits
 from auditor.artifact.model_dir import (
     PICKLE_KINDS,
@@ -33,11 +35,12 @@ from auditor.artifact.model_dir import (
 )
 from auditor.artifact.peft_config import config_problems, read_config
 from auditor.artifact.problems import Problem, problem
+from auditor.artifact.quantised import quantised_folder, quantised_note, quantised_tensors
 from auditor.artifact.records import FileRecord, data_section_sha256, record_file, record_safetensors
 from auditor.artifact.sniff import Kind, sniff
 from auditor.artifact.tensors import FileTensors
 from auditor.artifact.triggers import trigger_problems
-from auditor.errors import UnsupportedArtifact, UsageError
+from auditor.errors import MalformedArtifact, RefusedArtifact, UnsupportedArtifact, UsageError
 from auditor.text import inert
 
 __all__ = ["Identified", "identify"]
@@ -55,7 +58,8 @@ _PREFERRED = (
     "learned_embeds.bin",
 )
 _NOT_READ: Mapping[Kind, str] = {
-    Kind.GGUF: "a GGUF file, which is not supported: its quantised blocks would have to be decoded",
+    Kind.GGUF: "a GGUF file, which is not supported: its quantised blocks would have to be decoded, and they hide "
+    "small changes; give the weights they were made from",
     Kind.DDUF: "a DDUF archive, which is not supported: unpack it and give the model folder",
     Kind.ONNX: "an ONNX graph, which is not supported: give the weights it was exported from",
     Kind.HDF5: "an HDF5 or Keras file, which is not supported: only diffusers-style models are read",
@@ -198,8 +202,24 @@ class _Reading:
             return self._done("refused", (record,))
         if record.kind in PICKLE_KINDS and record.pickle is not None:
             return self._converted(path, record)
-        told = _NOT_READ.get(record.kind, "of no known kind: it is neither safetensors nor a pickle")
+        told = self._not_read(path, record.kind)
         return self._done("unsupported", (record,), unsupported=f"'{inert(path.name)}' is {told}")
+
+    def _not_read(self, path: Path, kind: Kind) -> str:
+        """What a file of a kind that is not read is, and what reading it would take."""
+        told = _NOT_READ.get(kind, "of no known kind: it is neither safetensors nor a pickle")
+        summary = ""
+        try:
+            if kind is Kind.GGUF:
+                summary = f" ({read_gguf(path, self.limits).told})"
+            elif kind is Kind.DDUF:
+                found = read_dduf(path, self.limits)
+                summary, self.problems = f" ({found.told})", (*self.problems, *found.problems)
+        except (MalformedArtifact, RefusedArtifact, UnsupportedArtifact) as error:
+            # It would not be audited either way: that its header is odd too is said beside its name.
+            self.problems = (*self.problems, problem(f"{kind}.header", "low", str(error)))
+        name, comma, rest = told.partition(",")
+        return f"{name}{summary}{comma}{rest}"
 
     def safetensors(self, path: Path, notes: tuple[Problem, ...] = ()) -> Identified:
         """A safetensors file that was received as such."""
@@ -238,6 +258,9 @@ class _Reading:
         card, card_problems = card_beside(self.path)
         claims = parse_claims(source.metadata, self.config, card)
         self.problems = (*self.problems, *card_problems, *claims.problems, *trigger_problems(claims.triggers))
+        quantised = quantised_tensors(source.specs)
+        if quantised is not None:
+            self.problems = (*self.problems, quantised_note(quantised))
         try:
             if is_checkpoint(source):
                 return self._done("checkpoint", (record,), family=match_checkpoint(source))
@@ -263,7 +286,8 @@ def _folder(folder: Path, limits: Limits, base: BaseModules | None) -> Identifie
         directory = read_model_directory(folder)
         files = tuple(record_file(folder / name, limits, name) for name in directory.weights)
         kind: ArtifactKind = "refused" if any(record.refused for record in files) else "model_folder"
-        problems = directory.problems
+        schemes = quantised_folder(folder).items()
+        problems = (*directory.problems, *(quantised_note(found, name) for name, found in schemes))
         return Identified(
             folder, kind, files, family=directory.family, directory=directory, problems=problems
         )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from auditor.artifact.family import FamilyMatch, match_family
+from auditor.artifact.family import FamilyMatch, match_family, named_like, title_of
 from auditor.artifact.peft_config import read_json_object
 from auditor.artifact.problems import Problem, problem
 from auditor.artifact.safetensors_header import read_header
@@ -39,6 +39,7 @@ _CONFIG = re.compile(r"(?:.*_)?config\.json")
 _MOST_FILES = 5_000
 _DEEPEST = 6
 _FAMILIES = {768: "sd1", 1024: "sd2", 2048: "sdxl", 192: "embedded"}
+_TRANSFORMERS = {"SD3Transformer2DModel": "sd3", "FluxTransformer2DModel": "flux"}
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class ModelDirectory:
         pipeline: the pipeline class named in ``model_index.json``; untrusted.
         components: component to (library, class), or None for a component set to null.
         weights: relative path to kind of every weight file, by content.
-        family: from the shapes of the UNet, or from ``unet/config.json`` where those could not be read.
+        family: from the shapes of the UNet or transformer, or from its config where those could not be read.
         problems: custom code, foreign libraries, links, pickles beside safetensors.
     """
 
@@ -186,32 +187,52 @@ def _weight_kind(path: Path) -> Kind | None:
 
 
 def _family(folder: Path, weights: Mapping[str, Kind]) -> tuple[FamilyMatch, tuple[Problem, ...]]:
-    """By the shapes of the UNet where they can be read, else by its config; a contradiction is a problem."""
-    path = folder / "unet" / "config.json"
-    try:
-        columns = read_json_object(path).get("cross_attention_dim") if path.is_file() else None
-    except MalformedArtifact:
-        columns = None
-    claimed = _FAMILIES.get(columns, "other") if isinstance(columns, int) else "other"
-    shapes = _unet_shapes(folder, weights)
+    """By the shapes of the denoiser where they can be read, else by its config; a contradiction is a problem."""
+    denoiser = "transformer" if (folder / "transformer" / "config.json").is_file() else "unet"
+    config = _config(folder / denoiser / "config.json")
+    claimed, told = _told_by_unet(config) if denoiser == "unet" else _told_by_transformer(config)
+    shapes = _shapes(folder, denoiser, weights)
     if not shapes:
-        told = (
-            f"unet/config.json names {inert(str(columns), 40)} text columns"
-            if columns
-            else "there is no UNet config"
-        )
-        return FamilyMatch(claimed, (told,)), ()
-    measured = match_family({"unet": shapes})
-    if columns is None or claimed in (measured.family, *measured.alternatives):
+        return FamilyMatch(claimed, (told or f"there is no {denoiser} config",)), ()
+    measured = match_family({denoiser: shapes})
+    if not told or claimed in (measured.family, *measured.alternatives):
         return measured, ()
-    told = f"unet/config.json names {columns} text columns, but the weights are of family {measured.family}"
+    if denoiser == "transformer" and measured.family == "other" and named_like(claimed, denoiser, shapes):
+        # The class fixes the architecture and leaves the sizes open.
+        return FamilyMatch(
+            claimed, (told, f"its modules are named like those of {title_of(claimed)}", *measured.evidence)
+        ), ()
+    told = f"{told}, but the weights are of family {measured.family}"
     return measured, (problem("model.family", "medium", told),)
 
 
-def _unet_shapes(folder: Path, weights: Mapping[str, Kind]) -> dict[str, tuple[int, ...]]:
+def _config(path: Path) -> Mapping[str, Any]:
+    try:
+        return read_json_object(path) if path.is_file() else {}
+    except MalformedArtifact:
+        return {}
+
+
+def _told_by_unet(config: Mapping[str, Any]) -> tuple[str, str]:
+    """The family that a UNet's config names, and the sentence; empty if it names none."""
+    columns = config.get("cross_attention_dim")
+    if not columns:
+        return "other", ""
+    family = _FAMILIES.get(columns, "other") if isinstance(columns, int) else "other"
+    return family, f"unet/config.json names {inert(str(columns), 40)} text columns"
+
+
+def _told_by_transformer(config: Mapping[str, Any]) -> tuple[str, str]:
+    kind = config.get("_class_name")
+    if not isinstance(kind, str):
+        return "other", ""
+    return _TRANSFORMERS.get(kind, "other"), f"transformer/config.json names the class {inert(kind, 60)}"
+
+
+def _shapes(folder: Path, denoiser: str, weights: Mapping[str, Kind]) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     for name, kind in weights.items():
-        if kind is Kind.SAFETENSORS and name.startswith("unet/"):
+        if kind is Kind.SAFETENSORS and name.startswith(f"{denoiser}/"):
             try:
                 header = read_header(folder / name)
             except MalformedArtifact:

@@ -14,6 +14,7 @@ from auditor.text import inert
 __all__ = ["config_problems", "read_config", "read_json_object"]
 
 _LONGEST = 4 << 20
+_METHODS = ("LORA", "LOHA", "LOKR", "IA3")
 # Initialisations that also change the base weights, so that the factors alone are not the whole difference.
 _CHANGES_BASE = ("pissa", "olora", "loftq", "corda", "eva", "lora_ga")
 
@@ -23,13 +24,15 @@ def read_config(folder: Path) -> dict[str, Any]:
 
     Raises:
         MalformedArtifact: it is no JSON object, or far too long.
-        UnsupportedArtifact: it is for another method than LoRA; the method is named.
+        UnsupportedArtifact: it is for a method that is not read; the method is named.
     """
     config = read_json_object(folder / "adapter_config.json")
     kind = str(config.get("peft_type", "LORA"))
-    if kind.upper() != "LORA":
+    if kind.upper() not in _METHODS:
+        known = ", ".join(_METHODS[:-1])
         raise UnsupportedArtifact(
-            f"this is a PEFT adapter of type '{inert(kind, 40)}', which is not supported: only LORA is read"
+            f"this is a PEFT adapter of type '{inert(kind, 40)}', which is not supported: {known} and "
+            f"{_METHODS[-1]} are read, of others the change has to be rebuilt from their own factors and settings"
         )
     return config
 

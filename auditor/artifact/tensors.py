@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -55,22 +55,45 @@ class Tensor:
     Attributes:
         name: the key in its source; untrusted.
         dtype: the stored type, as safetensors spells it.
-        shape: the stored shape.
+        shape: the stored shape, or what is left of it by :meth:`rows`.
         source: where :meth:`array` reads from.
+        spans: ranges of stored rows, in order; None for all of them.
     """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     source: TensorSource = field(repr=False, compare=False)
+    spans: tuple[tuple[int, int], ...] | None = None
 
     def array(self) -> NDArray[np.float32]:
-        """Reads the values as float32, in the stored shape."""
+        """Reads the values as float32, in the shape of :attr:`shape`."""
         import numpy as np
 
         # A float64 beyond float32 becomes infinite, which readers of the values check for.
         with np.errstate(over="ignore", invalid="ignore"):
-            return np.asarray(self.source.read(self.name), dtype=np.float32)
+            stored = self.source.read(self.name)
+            if self.spans is not None:
+                stored = np.concatenate([stored[start:stop] for start, stop in self.spans])
+            return np.asarray(stored, dtype=np.float32)
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        """Some of its rows, as a tensor that reads them when asked; the name stays that of the whole."""
+        return self.arranged(((start, stop),))
+
+    def arranged(self, spans: tuple[tuple[int, int], ...]) -> Tensor:
+        """Ranges of its rows one behind the other, as a tensor that reads them when asked.
+
+        Raises:
+            ValueError: a range is empty or reaches beyond the rows.
+        """
+        count = self.shape[0] if self.shape else 0
+        if not spans or not all(0 <= start < stop <= count for start, stop in spans):
+            raise ValueError(f"rows {spans} of a tensor of shape {self.shape}")
+        own = self.spans if self.spans is not None else ((0, count),)
+        taken = tuple(piece for start, stop in spans for piece in _within(own, start, stop))
+        rows = sum(stop - start for start, stop in spans)
+        return replace(self, shape=(rows, *self.shape[1:]), spans=taken)
 
     def scalar(self) -> float:
         """Reads a tensor of one element.
@@ -140,6 +163,16 @@ def tensor_of(source: TensorSource, name: str) -> Tensor:
     """Describes one tensor of a source without reading it."""
     spec = source.specs[name]
     return Tensor(name, spec.dtype, tuple(spec.shape), source)
+
+
+def _within(own: tuple[tuple[int, int], ...], start: int, stop: int) -> Iterator[tuple[int, int]]:
+    """The stored rows behind the rows ``start`` to ``stop`` of a tensor that itself has only ``own``."""
+    before = 0
+    for first, last in own:
+        low, high = max(start - before, 0), min(stop - before, last - first)
+        if low < high:
+            yield first + low, first + high
+        before += last - first
 
 
 def _elements(shape: tuple[int, ...]) -> int:

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from auditor.artifact.quantised import quantised_folder
 from auditor.errors import BaseUnavailable, CoverageError
 from auditor.pipeline.schedule import PREDICTION_TYPES, NoiseSchedule
 from auditor.text import inert
@@ -116,7 +117,7 @@ def load_components(
         revision: pinned hub revision, if any.
 
     Raises:
-        BaseUnavailable: not a supported pipeline folder, or weights that are not safetensors.
+        BaseUnavailable: not a supported pipeline folder, or weights that are quantised or not safetensors.
         CoverageError: a component's file lacks weights that the model needs, or has others.
     """
     shown = inert(ref or str(folder))
@@ -127,6 +128,9 @@ def load_components(
     if kind is None:
         known, wanted = ", ".join(_PIPELINES), inert(str(index.get("_class_name")))
         raise BaseUnavailable(f"base pipeline class '{wanted}' is not supported; supported are {known}")
+    for name, found in quantised_folder(folder, _MODELS).items():
+        if not found.loadable:
+            raise BaseUnavailable(f"base component {name} cannot be used: its {found.told}")
     with _no_progress_bars():
         modules = {name: _load_model(folder / name, name) for name in _MODELS if (folder / name).is_dir()}
     for needed in ("vae", "unet", "text_encoder", *(("text_encoder_2",) if kind == "sdxl" else ())):

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from auditor.artifact.adapter import Adapter, Delta, Overwrite
+from auditor.artifact.adapter import Adapter, Delta, Dense, Overwrite
 from auditor.artifact.identify import Identified
 from auditor.artifact.tensors import Tensor as StoredTensor
 from auditor.errors import IncompatibleArtifact
@@ -143,19 +143,31 @@ def _values(
     Parts stack: a module that an earlier part changed is changed further.
     """
     if isinstance(delta, Overwrite):
-        for parameter, stored in (("weight", delta.value), ("bias", delta.bias)):
+        for parameter, stored in (("weight", delta.value), ("bias", delta.new_bias)):
             if stored is not None:
                 yield parameter, _parameter(module, parameter), torch.from_numpy(stored.array())
         return
-    base = _parameter(module, "weight")
-    if _sized(delta.shape) != _sized(tuple(base.shape)):
-        raise IncompatibleArtifact(f"a change of shape {delta.shape} does not fit {tuple(base.shape)}")
-    earlier = changes.modules.get((*place, "weight"))
-    start = (earlier.tuned if earlier is not None else base).detach().float().cpu()
     # Values that are not finite are looked for in the outcome.
     with np.errstate(over="ignore", invalid="ignore"):
-        added = torch.from_numpy(delta.delta(start.numpy().reshape(delta.shape)))
-    yield "weight", base, start + added.reshape(start.shape)
+        if not isinstance(delta, Dense) or delta.value is not None:
+            base = _parameter(module, "weight")
+            start = _start(base, changes, (*place, "weight"))
+            yield "weight", base, start + torch.from_numpy(delta.delta(start.numpy()))
+        bias = getattr(module, "bias", None)
+        before = None if bias is None else _start(bias, changes, (*place, "bias"))
+        added = delta.bias(None if before is None else before.numpy())
+        if added is not None:
+            bias, more = _parameter(module, "bias"), torch.from_numpy(added)
+            if before is None or more.shape != before.shape:
+                raise IncompatibleArtifact(
+                    f"a change of shape {tuple(more.shape)} does not fit a bias {tuple(bias.shape)}"
+                )
+            yield "bias", bias, before + more
+
+
+def _start(base: Tensor, changes: Changes, place: tuple[str, str, str]) -> Tensor:
+    earlier = changes.modules.get(place)
+    return (earlier.tuned if earlier is not None else base).detach().float().cpu()
 
 
 def _parameter(module: torch.nn.Module, name: str) -> Tensor:
@@ -163,11 +175,6 @@ def _parameter(module: torch.nn.Module, name: str) -> Tensor:
     if not isinstance(found, torch.nn.Parameter):
         raise IncompatibleArtifact(f"the module has no {name}")
     return found
-
-
-def _sized(shape: tuple[int, ...]) -> tuple[int, ...]:
-    # A linear projection may be stored as a 1x1 convolution and the other way round.
-    return shape[:2] if len(shape) == 4 and shape[2:] == (1, 1) else shape
 
 
 def _find(model: torch.nn.Module, path: str) -> tuple[str, torch.nn.Module] | None:

@@ -10,16 +10,17 @@ from types import ModuleType
 
 from auditor.artifact.adapter import Adapter
 from auditor.artifact.claims import Claims
-from auditor.artifact.dialects import diffusers, kohya, ordinal, overwrite, textual_inversion
+from auditor.artifact.dialects import diffusers, kohya, ordinal, original, overwrite, textual_inversion
 from auditor.artifact.dialects.collect import Collected, Context
-from auditor.artifact.dialects.unsupported import name_unsupported, refuse
+from auditor.artifact.dialects.roles import LYCORIS_SIGN
+from auditor.artifact.dialects.unsupported import is_foreign, name_encoder, name_unsupported, refuse
 from auditor.artifact.family import FamilyMatch, match_family
 from auditor.artifact.problems import Problem, problem
 from auditor.artifact.tensors import TensorSource
 
 __all__ = ["DIALECTS", "Context", "read_adapter"]
 
-DIALECTS: tuple[ModuleType, ...] = (kohya, diffusers, ordinal, overwrite, textual_inversion)
+DIALECTS: tuple[ModuleType, ...] = (kohya, original, diffusers, ordinal, overwrite, textual_inversion)
 
 
 def read_adapter(
@@ -36,19 +37,25 @@ def read_adapter(
         UnsupportedArtifact: no dialect reads it; the message names the kind if it is a known one.
     """
     context = context or Context()
+    reason = ""
     for dialect in DIALECTS:
         if not dialect.recognises(source):
             continue
         found: Collected = dialect.collect(source, context)
         if not found.components and not found.embeddings:
+            reason = reason or next((p.detail for p in found.problems if p.severity != "info"), "")
             continue
-        name = "peft" if dialect is diffusers and context.config is not None else str(dialect.NAME)
         family = _family(found, context)
-        kind = name_unsupported(list(source.specs)) if family.family == "other" else None
+        names = list(source.specs)
+        another = family.family == "other" or ("transformer" in found.components and is_foreign(names))
+        kind = name_unsupported(names) if another else None
         if kind is not None and kind.telling:
             break
+        foreign = name_encoder({t.shape[-1] for e in found.embeddings.values() for t in e.values()})
+        if family.family == "other" and not found.components and foreign is not None:
+            raise foreign
         return Adapter(
-            dialect=name,
+            dialect=_name(dialect, source, context),
             family=family.family,
             family_match=family,
             components=found.components,
@@ -57,7 +64,15 @@ def read_adapter(
             claims=claims or Claims(),
             problems=(*found.problems, *_unmatched_problems(found), *_misfit_problems(family)),
         )
-    raise refuse(list(source.specs))
+    raise refuse(list(source.specs), reason)
+
+
+def _name(dialect: ModuleType, source: TensorSource, context: Context) -> str:
+    if dialect is diffusers and context.config is not None:
+        return "peft"
+    if dialect in (kohya, original, diffusers) and any(LYCORIS_SIGN.search(name) for name in source.specs):
+        return "lycoris"
+    return str(dialect.NAME)
 
 
 def _family(found: Collected, context: Context) -> FamilyMatch:

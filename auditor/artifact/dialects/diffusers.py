@@ -13,7 +13,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from auditor.artifact.adapter import COMPONENTS
-from auditor.artifact.dialects.collect import Collected, Collector, Context, Role, Scaling
+from auditor.artifact.dialects.collect import Collected, Collector, Context, Role, Scale, Scaling
+from auditor.artifact.dialects.roles import split_path
+from auditor.artifact.original_names import t5_component
 from auditor.artifact.tensors import TensorSource
 
 NAME = "diffusers"
@@ -25,7 +27,9 @@ __all__ = [
     "collect",
     "normal_path",
     "parse_adapter_metadata",
+    "parse_part",
     "pattern_value",
+    "peft_scaling",
     "recognises",
 ]
 
@@ -45,9 +49,14 @@ _SIMPLE: dict[str, Role] = {"alpha": "alpha", "dora_scale": "magnitude", "lora_m
 _UNET_START = re.compile(
     r"(?:down_blocks|up_blocks|mid_block|conv_in|conv_norm_out|conv_out|time_embedding|add_embedding)\b"
 )
+_TRANSFORMER_START = re.compile(
+    r"(?:(?:single_)?transformer_blocks\.\d|(?:x_embedder|context_embedder|time_text_embed|norm_out|proj_out)\.)"
+)
 _TEXT_START = re.compile(r"(?:text_model\.|text_projection\b|encoder\.layers\.\d)")
+_T5_START = "encoder.block."
 # What PEFT takes where a config is silent.
 _PEFT_ALPHA = 8
+_LARGEST_RANK = 1 << 20
 _LITERAL = re.compile(r"[A-Za-z0-9_.\-]+")
 _LONGEST_JSON = 4 << 20
 # CLIP-G, the second encoder of SDXL, is the only text encoder of ours that is this wide.
@@ -55,7 +64,7 @@ _SECOND_ENCODER_WIDTH = 1280
 
 
 def recognises(source: TensorSource) -> bool:
-    """Whether any key ends in the name of a low-rank factor behind a dotted module path."""
+    """Whether any key ends in the name of a part of a change behind a dotted module path."""
     return any(_is_factor(name) for name in source.specs)
 
 
@@ -64,11 +73,13 @@ def collect(source: TensorSource, context: Context) -> Collected:
     collector = Collector(source)
     peft = context.config is not None
     for key in source.specs:
-        component, rest = _component(key, source)
-        found = _PART.fullmatch(rest)
+        component, rest = _component(key, source, context)
+        found = parse_part(rest)
         if component and found:
-            path = normal_path(component, found["path"], found["old"])
-            collector.add(component, path, _role(found["part"]), key)
+            path, old, role = found
+            collector.add(component, normal_path(component, path, old), role, key)
+        elif component and (part := _lycoris_part(rest, key, source)):
+            collector.add(component, normal_path(component, part[0]), part[1], key)
         elif component and peft and rest.endswith((".weight", ".bias")) and ".lora_" not in rest:
             path, _, last = rest.rpartition(".")
             collector.add(
@@ -80,7 +91,7 @@ def collect(source: TensorSource, context: Context) -> Collected:
         collector.note(
             "dialect.alpha_keys", "alpha is stored beside diffusers names, where some loaders ignore it"
         )
-    return collector.finish(_scaling(source.metadata, context, collector))
+    return collector.finish(peft_scaling(source.metadata, context, collector))
 
 
 def normal_path(component: str, path: str, old: str | None = None) -> str:
@@ -95,7 +106,9 @@ def normal_path(component: str, path: str, old: str | None = None) -> str:
         if old is not None:
             path = f"{path}.{'out' if old == 'to_out' else old[-1]}_proj"
         return (
-            f"text_model.{path}" if path.startswith(("encoder.", "final_layer_norm", "embeddings.")) else path
+            f"text_model.{path}"
+            if path.startswith(("encoder.layers.", "final_layer_norm", "embeddings."))
+            else path
         )
     if old is not None:
         path = f"{path}.{'to_out.0' if old == 'to_out' else old}"
@@ -114,9 +127,25 @@ def parse_adapter_metadata(metadata: Mapping[str, str]) -> dict[str, Any]:
     return parsed if isinstance(parsed, dict) else {}
 
 
-def _is_factor(name: str) -> bool:
+def parse_part(name: str) -> tuple[str, str | None, Role] | None:
+    """Module path, old projection name (``to_q`` ... ``to_out``) or None, and role; None for another ending."""
     found = _PART.fullmatch(name)
-    return found is not None and _role(found["part"]) in ("down", "up") and "." in found["path"]
+    return (found["path"], found["old"], _role(found["part"])) if found else None
+
+
+def _is_factor(name: str) -> bool:
+    found = parse_part(name)
+    if found is None and (part := split_path(name)) is not None:
+        return "." in part[0] and part[1] not in ("scalar", "rescale")
+    return found is not None and found[2] in ("down", "up") and "." in found[0]
+
+
+def _lycoris_part(rest: str, key: str, source: TensorSource) -> tuple[str, Role] | None:
+    """Module path and part of a key in LyCORIS' words; ``weight`` is one only beside ``on_input``."""
+    stem, _, last = key.rpartition(".")
+    if last == "weight" and f"{stem}.on_input" in source.specs:
+        return rest.rpartition(".")[0], "ia3"
+    return split_path(rest)
 
 
 def _role(part: str) -> Role:
@@ -127,13 +156,17 @@ def _role(part: str) -> Role:
     return "down" if part.startswith("lora_A") or "down" in part else "up"
 
 
-def _component(key: str, source: TensorSource) -> tuple[str, str]:
+def _component(key: str, source: TensorSource, context: Context) -> tuple[str, str]:
     rest = key.removeprefix(PEFT_PREFIX)
     head, _, tail = rest.partition(".")
     if head in COMPONENTS and tail:
         return head, tail
     if _UNET_START.match(rest):
         return "unet", rest
+    if _TRANSFORMER_START.match(rest):
+        return "transformer", rest
+    if rest.startswith(_T5_START):
+        return t5_component(source.specs, context.base), rest
     if _TEXT_START.match(rest):
         return ("text_encoder_2" if _second_encoder(source) else "text_encoder"), rest
     return "", rest
@@ -149,7 +182,8 @@ def _second_encoder(source: TensorSource) -> bool:
     return False
 
 
-def _scaling(metadata: Mapping[str, str], context: Context, collector: Collector) -> Scaling:
+def peft_scaling(metadata: Mapping[str, str], context: Context, collector: Collector) -> Scaling:
+    """Alphas as PEFT and diffusers keep them: in ``adapter_config.json`` or in the header's metadata."""
     if context.config is not None:
         configs: dict[str, Mapping[str, Any]] = dict.fromkeys(COMPONENTS, context.config)
     else:
@@ -167,13 +201,21 @@ def _scaling(metadata: Mapping[str, str], context: Context, collector: Collector
                 "peft.pattern", f"alpha_pattern has {len(odd)} regular expressions, read as plain names"
             )
 
-    def scale(component: str, path: str) -> tuple[float | None, bool]:
+    def scale(component: str, path: str) -> Scale:
         config = configs.get(component, {})
-        default = config.get("lora_alpha", _PEFT_ALPHA) if config else None
+        # LoHa and LoKr say "alpha" where LoRA says "lora_alpha".
+        default = config.get("lora_alpha", config.get("alpha", _PEFT_ALPHA)) if config else None
         alpha = pattern_value(config.get("alpha_pattern"), path, default)
-        return alpha, config.get("use_rslora") is True
+        rank = pattern_value(config.get("rank_pattern"), path, config.get("r"))
+        inputs = config.get("feedforward_modules")
+        on_input = any(path.endswith(str(name)) for name in inputs) if isinstance(inputs, list) else None
+        return Scale(alpha, config.get("use_rslora") is True, _whole(rank), on_input)
 
     return scale
+
+
+def _whole(rank: float | None) -> int | None:
+    return int(rank) if rank is not None and 1 <= rank <= _LARGEST_RANK else None
 
 
 def pattern_value(patterns: Any, path: str, default: Any) -> float | None:

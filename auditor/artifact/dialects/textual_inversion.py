@@ -1,7 +1,8 @@
-"""Textual inversion (arXiv:2208.01618): vectors for new tokens, in the four layouts that are in circulation.
+"""Textual inversion (arXiv:2208.01618): vectors for new tokens, in the layouts that are in circulation.
 
 A1111 ``.pt`` (``string_to_param``, converted from pickle by the guard, nested keys joined with ``/``), A1111
-safetensors (``emb_params``), SDXL pairs (``clip_l`` and ``clip_g``), and diffusers (``{token: vector}``).
+safetensors (``emb_params``), pairs for SDXL (``clip_l`` and ``clip_g``) and Flux (``clip_l`` and ``t5``), and
+diffusers (``{token: vector}``).
 """
 
 from __future__ import annotations
@@ -16,8 +17,14 @@ __all__ = ["NAME", "collect", "recognises"]
 
 _A1111 = "string_to_param/"
 _IGNORED = ("string_to_token/",)
-_ENCODERS = {"emb_params": "text_encoder", "clip_l": "text_encoder", "clip_g": "text_encoder_2"}
-_SECOND_WIDTHS = frozenset(s.text_2.hidden for s in SIGNATURES if s.text_2 is not None)
+_ENCODERS = {
+    "emb_params": "text_encoder",
+    "clip_l": "text_encoder",
+    "clip_g": "text_encoder_2",
+    "t5": "text_encoder_2",
+}
+# Token vectors as wide as these are for CLIP-G, or for the T5 of Flux.
+_SECOND_WIDTHS = frozenset(s.text[1].hidden for s in SIGNATURES if len(s.text) > 1)
 _MOST_TOKENS = 256
 _MOST_VECTORS = 256
 _LEAST_WIDTH = 32

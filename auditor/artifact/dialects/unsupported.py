@@ -6,10 +6,11 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from auditor.artifact.dialects.foreign import FOREIGN_TRANSFORMERS
 from auditor.errors import UnsupportedArtifact
 from auditor.text import inert
 
-__all__ = ["KINDS", "Unsupported", "name_unsupported", "refuse"]
+__all__ = ["KINDS", "Unsupported", "is_foreign", "name_encoder", "name_unsupported", "refuse"]
 
 
 @dataclass(frozen=True)
@@ -29,31 +30,48 @@ def _kind(pattern: str, name: str, needed: str, telling: bool = True) -> Unsuppo
     return Unsupported(re.compile(pattern), name, needed, telling)
 
 
-_LYCORIS = "its delta has to be rebuilt from its own factors"
+_PEFT = "its change has to be rebuilt from its own factors, and from settings in its config"
 _TRANSFORMER = "a loader for that transformer family and its module names are needed"
 _MODULES = "the module list of its base is needed"
 _BESIDE = "it runs beside the base model and does not change its weights"
 
+_FOREIGN = tuple(_kind(pattern, name, _TRANSFORMER) for pattern, name in FOREIGN_TRANSFORMERS)
+# Above this share of names that only another transformer has the file is for that one. An adapter of all of
+# Chroma has 3 % of them; a few stray keys must not keep a file from being read.
+_FOREIGN_TOLERATED = 0.02
+_PARTS = "no change in it is complete and for a module of a known base"
+_LYCORIS = (
+    (r"\.hada_(?:w[12]_[ab]|t[12])$", "LoHa"),
+    (r"\.lokr_(?:w[12](?:_[ab])?|t[12])$", "LoKr"),
+    (r"\.oft_blocks$", "OFT or BOFT"),
+    (r"\.[ab][12]\.weight$", "GLoRA"),
+    (r"\.on_input$|\.ia3_l$", "(IA)3"),
+    (r"\.(?:diff_b|[wb]_norm)$", "full or norm"),
+)
+
 # First match wins: kinds that share key names with another stand before it.
 KINDS: tuple[Unsupported, ...] = (
-    _kind(r"\.hada_(?:w[12]_[ab]|t[12])$", "a LyCORIS LoHa adapter", _LYCORIS),
-    _kind(r"\.lokr_(?:w[12](?:_[ab])?|t[12])$", "a LyCORIS LoKr adapter", _LYCORIS),
+    _kind(r"\.oft_diag|\.oft_R\b|\.boft_[RPs]\b", "an OFT or BOFT adapter as PEFT stores it", _PEFT),
     _kind(
-        r"(?:\.oft_blocks|\.oft_diag|\.oft_r\b|\.boft_)",
-        "an OFT or BOFT adapter",
-        "its rotation needs the base weight",
+        r"\.vera_lambda_|\.lora_E\b|\.hra_u\b|\.ln_tuning|\.fourierft_|\.randlora_",
+        "a PEFT adapter other than LoRA, LoHa, LoKr and IA3",
+        _PEFT,
     ),
-    _kind(r"lora_.+\.(?:a1|a2|b1|b2|bm)\.weight$", "a GLoRA adapter", "its delta depends on the base weight"),
     _kind(
-        r"\.on_input$|\.ia3_l", "an (IA)3 adapter", "it scales activations and has no weight delta of its own"
+        r"\.lambda_layer$",
+        "a LyCORIS T-LoRA adapter",
+        "its change depends on the timestep, and on factors of the base that it does not store",
     ),
-    _kind(r"\.(?:w_norm|b_norm)$", "a LyCORIS norm adapter", _LYCORIS),
-    _kind(r"\.vera_lambda_|\.lora_E\b|\.hra_u\b|\.ln_tuning", "a PEFT adapter other than LoRA", _LYCORIS),
     _kind(r"motion_modules?\.", "an AnimateDiff motion module or motion LoRA", "video pipelines are needed"),
     _kind(
         r"^(?:image_proj|ip_adapter)[./]",
         "an IP-Adapter",
         "an image-conditioned pipeline with its image encoder is needed",
+    ),
+    _kind(
+        r"^lora_controlnet$",
+        "a ControlNet-LoRA",
+        f"{_BESIDE}; its factors are for a ControlNet made from the base",
     ),
     _kind(
         r"(?:controlnet_cond_embedding|controlnet_down_blocks|input_hint_block|zero_convs|^control_model\.|lllite)",
@@ -70,21 +88,17 @@ KINDS: tuple[Unsupported, ...] = (
         "a Custom Diffusion file",
         "its attention processors have to be mapped",
     ),
+    *_FOREIGN,
     _kind(
-        r"double_blocks[._]\d|single_blocks[._]\d|single_transformer_blocks[._]\d",
-        "a Flux adapter or model",
-        _TRANSFORMER,
-    ),
-    _kind(
-        r"joint_blocks[._]\d|attn[._]add_[qkv]_proj",
-        "a Stable Diffusion 3 or other joint-attention file",
-        _TRANSFORMER,
-    ),
-    _kind(r"adaln_single|caption_projection", "a PixArt or other adaLN transformer file", _TRANSFORMER),
-    _kind(
-        r"^(?:transformer|diffusion_model)\.(?:transformer_)?(?:blocks|layers)\.\d|^transformer\.transformer_blocks\.\d",
+        r"^(?:transformer|diffusion_model)\.(?:blocks|layers)\.\d",
         "an adapter for a diffusion transformer",
         _TRANSFORMER,
+    ),
+    _kind(
+        r"^(?!.*(?:lora|alpha|diff)).*(?:(?:^|\.)(?:single_)?transformer_blocks|(?:double|single|joint)_blocks)\.\d",
+        "the transformer of a model by itself",
+        "give the whole model folder",
+        False,
     ),
     _kind(
         r"^(?:unet\.)?(?:down_blocks|up_blocks|mid_block)\.",
@@ -104,9 +118,31 @@ KINDS: tuple[Unsupported, ...] = (
         "give the whole model",
     ),
     _kind(r"^(?:model\.)?(?:layers|h|block)\.\d+\.", "a language model or another transformer", _TRANSFORMER),
+    *(_kind(pattern, f"a LyCORIS {name} adapter", _PARTS, False) for pattern, name in _LYCORIS),
     _kind(r"^(?:lora_|lycoris_)", "an adapter in a naming that no known base has", _MODULES, False),
     _kind(r"\.lora_(?:A|B|down|up)\b", "a LoRA for modules that no known base has", _MODULES, False),
 )
+
+
+# Widths that no CLIP encoder has, and whose they are.
+_ENCODERS = {
+    2048: "T5-XL or Gemma",
+    2304: "Gemma 2",
+    2560: "Gemma 3 or Qwen3",
+    3584: "Qwen2.5-VL",
+    4096: "T5-XXL (SD3, Flux, PixArt) or Llama",
+}
+
+
+def name_encoder(widths: Collection[int]) -> UnsupportedArtifact | None:
+    """The error for token vectors of an encoder that no pipeline of ours has, or None."""
+    for width in sorted(widths):
+        if width in _ENCODERS:
+            return UnsupportedArtifact(
+                f"these are token vectors of {width} values for a text encoder such as {_ENCODERS[width]}, which is "
+                "not supported: a pipeline with that encoder is needed"
+            )
+    return None
 
 
 def name_unsupported(names: Collection[str]) -> Unsupported | None:
@@ -114,11 +150,26 @@ def name_unsupported(names: Collection[str]) -> Unsupported | None:
     return next((kind for kind in KINDS if any(kind.pattern.search(name) for name in names)), None)
 
 
-def refuse(names: Collection[str]) -> UnsupportedArtifact:
-    """The error for a file that no dialect reads: it names the kind, or shows a key of an unknown one."""
+def is_foreign(names: Collection[str]) -> bool:
+    """Whether more than 2 % of the names are such as only a transformer has that is not read.
+
+    Two transformers may share most of their names and shapes, so that a file for one fits the other in part.
+    """
+    foreign = sum(any(kind.pattern.search(name) for kind in _FOREIGN) for name in names)
+    return foreign > _FOREIGN_TOLERATED * len(names)
+
+
+def refuse(names: Collection[str], reason: str = "") -> UnsupportedArtifact:
+    """The error for a file that no dialect reads: it names the kind, or shows a key of an unknown one.
+
+    Args:
+        names: its keys.
+        reason: what a dialect that looked at them found wrong; empty if none did.
+    """
     kind = name_unsupported(names)
     if kind is not None:
-        return UnsupportedArtifact(f"this is {kind.name}, which is not supported: {kind.needed}")
+        why = f" ({reason})" if reason and not kind.telling else ""
+        return UnsupportedArtifact(f"this is {kind.name}, which is not supported: {kind.needed}{why}")
     if not names:
         return UnsupportedArtifact("the file holds no tensors, so there is nothing to audit")
     shown = inert(min(names), 60)

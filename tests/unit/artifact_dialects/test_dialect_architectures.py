@@ -6,6 +6,7 @@ import torch
 from auditor.artifact.architectures import sgm_names, text_modules, unet_modules
 from auditor.artifact.family import SIGNATURES
 
+UNET_BASES = [s for s in SIGNATURES if "unet" in s.plans]
 UNETS = {
     "sd1": {"block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 768},
     "sd2": {
@@ -35,7 +36,7 @@ UNETS = {
 }
 
 
-@pytest.mark.parametrize("signature", SIGNATURES, ids=lambda s: s.family)
+@pytest.mark.parametrize("signature", UNET_BASES, ids=lambda s: s.family)
 def test_generated_modules_are_those_of_diffusers(signature):
     from diffusers import UNet2DConditionModel
 
@@ -44,14 +45,14 @@ def test_generated_modules_are_those_of_diffusers(signature):
     real = {
         n: tuple(m.weight.shape) for n, m in unet.named_modules() if getattr(m, "weight", None) is not None
     }
-    assert dict(unet_modules(signature.unet)) == real
+    assert dict(unet_modules(signature.denoiser)) == real
 
 
-@pytest.mark.parametrize("signature", SIGNATURES, ids=lambda s: s.family)
+@pytest.mark.parametrize("signature", UNET_BASES, ids=lambda s: s.family)
 def test_generated_text_layers_are_those_of_transformers(signature):
     from transformers import CLIPTextConfig, CLIPTextModel
 
-    plan = signature.text
+    plan = signature.text[0]
     config = CLIPTextConfig(
         hidden_size=plan.hidden,
         intermediate_size=plan.inner,
@@ -70,13 +71,13 @@ def test_generated_text_layers_are_those_of_transformers(signature):
 
 
 def test_every_module_has_one_sgm_name():
-    for signature in SIGNATURES:
-        names = sgm_names(signature.unet)
-        assert sorted(names.values()) == sorted(unet_modules(signature.unet))
+    for signature in UNET_BASES:
+        names = sgm_names(signature.denoiser)
+        assert sorted(names.values()) == sorted(unet_modules(signature.denoiser))
 
 
 def test_known_sgm_names_are_translated():
-    sd1, _, sdxl, _ = (sgm_names(s.unet) for s in SIGNATURES)
+    sd1, _, sdxl, _ = (sgm_names(s.denoiser) for s in UNET_BASES)
     assert sd1["input_blocks.4.1.proj_in"] == "down_blocks.1.attentions.0.proj_in"
     assert sd1["output_blocks.2.1.conv"] == "up_blocks.0.upsamplers.0.conv"
     assert sd1["output_blocks.8.2.conv"] == "up_blocks.2.upsamplers.0.conv"

@@ -127,8 +127,21 @@ def test_hashes_are_those_of_the_data_section(tmp_path, arrays):
         ("runwayml/stable-diffusion-v1-5", "sd1"),
         ("stabilityai/stable-diffusion-2-1", "sd2"),
         ("stabilityai/stable-diffusion-xl-base-1.0", "sdxl"),
-        ("black-forest-labs/FLUX.1-dev", "other"),
-        ("stabilityai/stable-diffusion-3-medium", "other"),
+        ("black-forest-labs/FLUX.1-dev", "flux"),
+        ("black-forest-labs/FLUX.1-Kontext-dev", "flux"),
+        ("flux-1-schnell/lora", "flux"),
+        ("flux1", "flux"),
+        ("stabilityai/stable-diffusion-3-medium", "sd3"),
+        ("stabilityai/stable-diffusion-3.5-large", "sd3"),
+        ("stable-diffusion-3-medium/lora", "sd3"),
+        ("sd3m", "sd3"),
+        ("sd3-5-large", "sd3"),
+        ("black-forest-labs/FLUX.2-dev", "other"),
+        ("flux-2-klein", "other"),
+        ("lodestones/Chroma1-HD", "other"),
+        ("Tongyi-MAI/Z-Image-Turbo", "other"),
+        ("Qwen/Qwen-Image", "other"),
+        ("monochrome_v2", None),
         ("my lovely merge", None),
     ],
 )
@@ -208,3 +221,48 @@ def test_the_card_beside_the_file_is_checked(tmp_path, arrays):
     with identify(write_arrays(tmp_path / "x.safetensors", arrays)) as found:
         (check,) = found.checks
     assert (check.claim, check.agrees, check.measured) == ("card.base_model", False, "SD1")
+
+
+@pytest.mark.parametrize("key", ["modelspec.merged_from", "ss_merged_from", "sd_merge_recipe"])
+def test_a_merge_is_a_claim_that_the_factors_can_neither_show_nor_deny(read, key):
+    stem = "unet.down_blocks.0.resnets.0.conv1"
+    arrays = {
+        f"{stem}.lora_A.weight": np.ones((2, 320, 3, 3)),
+        f"{stem}.lora_B.weight": np.ones((320, 2, 1, 1)),
+    }
+    adapter = read(arrays, {key: "style_a, \u202eperson_b"})
+    [check] = [c for c in check_claims(adapter) if c.claim == key]
+    assert check.agrees is None and "merge" in check.note
+    [note] = [p for p in adapter.claims.problems if p.code == "adapter.merged"]
+    assert note.severity == "info" and "style_a" in note.detail and "\u202e" not in note.detail
+
+
+def test_ranks_of_lycoris_changes_are_compared_with_their_claim(read):
+    stem = "lora_unet_down_blocks_0_resnets_0"
+    shapes = {"w1_a": (320, 4), "w1_b": (4, 2880), "w2_a": (320, 4), "w2_b": (4, 2880)}
+    arrays = {f"{stem}_conv1.hada_{name}": np.ones(shape) for name, shape in shapes.items()}
+    arrays |= {f"{stem}_conv1.alpha": np.float32(2), f"{stem}_conv2.alpha": np.float32(9)}
+    # Both halves are whole: there is no rank, and alpha means nothing.
+    arrays |= {f"{stem}_conv2.lokr_w1": np.ones((4, 4)), f"{stem}_conv2.lokr_w2": np.ones((80, 80, 3, 3))}
+    claims = {"ss_network_dim": "16", "ss_network_alpha": "8"}
+    claims["ss_network_args"] = '{"conv_dim": "4", "conv_alpha": "2"}'
+    checks = {c.claim: c for c in check_claims(read(arrays, claims))}
+    # The kernel is stored flattened: it is still the convolution's claim that is compared.
+    assert checks["ss_network_args.conv_dim"].agrees and checks["ss_network_args.conv_alpha"].agrees
+    assert checks["ss_network_dim"].agrees is None and checks["ss_network_alpha"].agrees is None
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "agrees"), [("LoHa", True), ("lokr", False), ("lora", False), ("odd\u202e", None)]
+)
+def test_the_algorithm_that_lycoris_names_is_compared(read, algorithm, agrees):
+    shapes = {"w1_a": (320, 4), "w1_b": (4, 2880), "w2_a": (320, 4), "w2_b": (4, 2880)}
+    stem = "lora_unet_down_blocks_0_resnets_0_conv1"
+    arrays = {f"{stem}.hada_{name}": np.ones(shape) for name, shape in shapes.items()}
+    [check] = check_claims(read(arrays, {"ss_network_args": json.dumps({"algo": algorithm})}))
+    assert (check.claim, check.measured, check.agrees) == (
+        "ss_network_args.algo",
+        "Hadamard (1 modules)",
+        agrees,
+    )
+    assert "\u202e" not in check.claimed

@@ -5,14 +5,16 @@ import pytest
 from auditor.artifact.family import SIGNATURES, expected_modules, match_family, title_of
 
 
-@pytest.mark.parametrize("signature", SIGNATURES, ids=lambda s: s.family)
-def test_every_family_recognises_its_own_modules(signature):
-    modules = {c: dict(expected_modules(signature, c)) for c in ("unet", "text_encoder", "text_encoder_2")}
-    modules = {component: paths for component, paths in modules.items() if paths}
-    match = match_family(modules)
+@pytest.mark.parametrize("signature", SIGNATURES, ids=lambda s: s.called)
+def test_every_base_recognises_its_own_modules(signature):
+    match = match_family({c: dict(expected_modules(signature, c)) for c in signature.plans})
     assert match.family == signature.family
     assert match.alternatives == ()
     assert match.misfits == ()
+    # All modules of schnell are in dev as well.
+    assert match.sizes == (
+        ("Flux dev", "Flux schnell") if signature.size == " schnell" else (signature.called,)
+    )
 
 
 def test_only_the_kind_of_projection_separates_sd1_from_sd2():
@@ -21,9 +23,9 @@ def test_only_the_kind_of_projection_separates_sd1_from_sd2():
     assert match_family({"unet": {path: (320, 320)}}).family == "sd2"
 
 
-def test_a_clip_l_adapter_fits_sd1_and_sdxl():
+def test_a_clip_l_adapter_fits_every_family_that_has_one():
     match = match_family({"text_encoder": {"text_model.encoder.layers.11.mlp.fc1": (3072, 768)}})
-    assert (match.family, match.alternatives) == ("sd1", ("sdxl",))
+    assert (match.family, match.alternatives) == ("sd1", ("sdxl", "sd3", "flux"))
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from auditor.artifact.adapter import Dense, LowRank, Overwrite
+from auditor.artifact.adapter import Dense, Hadamard, Kronecker, LowRank, Overwrite, Rotation, Scaled
 from auditor.artifact.features import adapter_features, delta_features
 from auditor.artifact.tensors import ArrayTensors, tensor_of
 from auditor.errors import MalformedArtifact
@@ -133,3 +133,63 @@ def test_an_adapter_is_walked_in_a_fixed_order(rng, read):
         arrays[f"unet.{path}.lora_A.weight"] = rng.standard_normal((2, 4, 1, 1))
         arrays[f"unet.{path}.lora_B.weight"] = rng.standard_normal((3, 2, 1, 1))
     assert [f.path for f in adapter_features(read(arrays))] == ["conv_in", "mid_block.attentions.0.proj_in"]
+
+
+def _tensors(rng, **shapes):
+    source = ArrayTensors({name: rng.standard_normal(shape) for name, shape in shapes.items()})
+    return {name: tensor_of(source, name) for name in shapes}
+
+
+@pytest.mark.parametrize("columns", [40, 7])  # more and fewer columns than the squared rank
+@pytest.mark.parametrize("alpha", [3.0, -1.0])
+def test_features_of_a_hadamard_product_are_those_of_its_matrix(rng, columns, alpha):
+    shapes = {"w1_a": (30, 3), "w1_b": (3, columns), "w2_a": (30, 3), "w2_b": (3, columns)}
+    delta = Hadamard(**_tensors(rng, **shapes), alpha=alpha)
+    _like_its_matrix(delta_features(delta), delta)
+
+
+@pytest.mark.parametrize("alpha", [3.0, -1.0])
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        {"w1": (2, 3), "w2": (8, 5)},
+        {"w1": (3, 2), "w2_a": (8, 2), "w2_b": (2, 9)},
+        {"w1": (2, 2), "w2_a": (2, 8), "w2_b": (2, 5), "t2": (2, 2, 3, 3)},
+    ],
+)
+def test_features_of_a_kronecker_product_are_those_of_its_matrix(rng, shapes, alpha):
+    delta = Kronecker(**_tensors(rng, **shapes), alpha=alpha)
+    _like_its_matrix(delta_features(delta), delta)
+
+
+def _like_its_matrix(found, delta):
+    matrix = delta.delta().astype(np.float64).reshape(delta.shape[0], -1)
+    left, values, right = np.linalg.svd(matrix, full_matrices=False)
+    np.testing.assert_allclose(found.singular_values, values[: found.rank], rtol=1e-5, atol=1e-6)
+    assert np.all(values[found.rank :] < 1e-5 * values[0])
+    largest = values[0] * np.outer(left[:, 0], right[0])
+    np.testing.assert_allclose(
+        found.spectral_norm * np.outer(found.top_left, found.top_right), largest, atol=1e-4
+    )
+    assert found.stored_rank == delta.rank and not found.partial
+
+
+def test_changes_that_are_nothing_without_a_base_are_measured_with_one(rng):
+    rotated = Rotation(_tensors(rng, blocks=(2, 4, 4))["blocks"])
+    scaled = Scaled(_tensors(rng, vector=(8,))["vector"], on_input=False)
+    base = rng.standard_normal((8, 5))
+    for delta in (rotated, scaled):
+        assert delta_features(delta) is None
+        found = delta_features(delta, base)
+        assert found.shape == (8, 5)
+        np.testing.assert_allclose(found.frobenius, np.linalg.norm(delta.delta(base)), rtol=1e-5)
+
+
+def test_a_decomposed_kronecker_product_is_partial_without_a_base(rng):
+    parts = _tensors(rng, w1=(2, 2), w2=(4, 3), magnitude=(8, 1))
+    delta = Kronecker(**parts)
+    assert delta_features(delta).partial
+    base = rng.standard_normal((8, 6))
+    found = delta_features(delta, base)
+    assert not found.partial
+    np.testing.assert_allclose(found.frobenius, np.linalg.norm(delta.delta(base)), rtol=1e-5)

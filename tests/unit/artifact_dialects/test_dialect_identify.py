@@ -180,9 +180,9 @@ def test_a_hostile_pickle_beside_the_weights_is_reported(tmp_path):
 
 
 def test_other_peft_methods_are_named(tmp_path):
-    folder = _folder(tmp_path / "repo", {"adapter_config.json": json.dumps({"peft_type": "LOHA"})})
+    folder = _folder(tmp_path / "repo", {"adapter_config.json": json.dumps({"peft_type": "VERA"})})
     write_arrays(folder / "adapter_model.safetensors", factors())
-    with pytest.raises(UnsupportedArtifact, match="LOHA"):
+    with pytest.raises(UnsupportedArtifact, match=r"VERA.*LORA, LOHA, LOKR and IA3 are read"):
         identify(folder)
 
 

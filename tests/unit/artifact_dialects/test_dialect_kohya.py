@@ -12,7 +12,7 @@ from auditor.artifact.dialects.kohya import flattened_modules
 from auditor.artifact.family import SIGNATURES, expected_modules
 from auditor.errors import UnsupportedArtifact
 
-SD1, SD2, SDXL, EMBEDDED = SIGNATURES
+SD1, SD2, SDXL, EMBEDDED = SIGNATURES[:4]
 # The converter of some diffusers releases has no rule for these, so it is no reference for them.
 UNREAD_BY_DIFFUSERS = ("time_embed", "label_emb")
 
@@ -66,10 +66,10 @@ def _paths(adapter):
 
 def test_sd1_names_agree_with_diffusers_module_by_module(rng, read):
     arrays = {}
-    for path, shape in unet_modules(SD1.unet).items():
+    for path, shape in unet_modules(SD1.denoiser).items():
         if len(shape) > 1:
             arrays |= _lora(rng, "lora_unet_" + path.replace(".", "_"), _small(shape))
-    for path, shape in text_modules(SD1.text).items():
+    for path, shape in text_modules(SD1.text[0]).items():
         if len(shape) > 1:
             arrays |= _lora(rng, "lora_te_" + path.replace(".", "_"), _small(shape))
     adapter = read(arrays)
@@ -86,11 +86,11 @@ def test_sd1_names_agree_with_diffusers_module_by_module(rng, read):
 
 def test_sdxl_sgm_names_agree_with_diffusers_module_by_module(rng, read):
     arrays = {}
-    for sgm, path in sgm_names(SDXL.unet).items():
-        shape = unet_modules(SDXL.unet)[path]
+    for sgm, path in sgm_names(SDXL.denoiser).items():
+        shape = unet_modules(SDXL.denoiser)[path]
         if len(shape) > 1 and not sgm.startswith(UNREAD_BY_DIFFUSERS):
             arrays |= _lora(rng, "lora_unet_" + sgm.replace(".", "_"), _small(shape), rank=1)
-    for prefix, plan in (("lora_te1_", SDXL.text), ("lora_te2_", SDXL.text_2)):
+    for prefix, plan in (("lora_te1_", SDXL.text[0]), ("lora_te2_", SDXL.text[1])):
         for path, shape in text_modules(plan).items():
             if len(shape) > 1 and path != "text_projection":
                 arrays |= _lora(rng, prefix + path.replace(".", "_"), _small(shape), rank=1)
@@ -110,7 +110,7 @@ def test_no_flattened_name_means_two_modules():
             for path in expected_modules(signature, component):
                 assert seen[path.replace(".", "_")] == path
     for signature in (SD1, SD2, SDXL):
-        for sgm, path in sgm_names(signature.unet).items():
+        for sgm, path in sgm_names(signature.denoiser).items():
             assert flattened_modules("unet")[sgm.replace(".", "_")] == path
 
 

@@ -255,3 +255,33 @@ def test_what_was_computed_of_a_base_is_kept_by_its_whole_key(tiny_folders):
         base.remember(key, lambda key=key: calls.append(key) or key)
     assert calls == [("a", 1), ("a", 2)]
     assert load(tiny_folders("sd1")).remember(("a", 1), lambda: "other") == "other"
+
+
+@pytest.mark.parametrize("how", ["config", "keys", "gguf"])
+def test_a_quantised_base_is_refused_in_one_sentence(copied, how):
+    folder = copied()
+    unet = folder / "unet"
+    if how == "config":
+        settings = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+        rewrite(unet / "config.json", lambda config: config.update(quantization_config=settings))
+    elif how == "keys":
+        path = next(unet.glob("*.safetensors"))
+        tensors = load_file(path)
+        tensors["mid_block.resnets.0.conv1.scale_weight"] = torch.ones(())
+        save_file(tensors, path)
+    else:
+        next(unet.glob("*.safetensors")).unlink()
+        (unet / "model.gguf").write_bytes(b"GGUF\3\0\0\0" + bytes(16))
+    with pytest.raises(
+        BaseUnavailable, match=r"unet cannot be used: its weights are quantised with .*16 or 32 bits"
+    ):
+        load(folder)
+
+
+def test_a_base_cast_to_eight_bit_floats_loads_as_what_it_holds(copied):
+    folder = copied()
+    path = next((folder / "unet").glob("*.safetensors"))
+    narrow = {key: value.to(torch.float8_e4m3fn) for key, value in load_file(path).items()}
+    save_file(narrow, path)
+    weight = load(folder).unet.conv_in.weight
+    assert weight.dtype == torch.float32 and torch.equal(weight, narrow["conv_in.weight"].float())
