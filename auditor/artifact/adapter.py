@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["COMPONENTS", "Adapter", "Delta", "Dense", "LowRank", "Overwrite", "tensors_in"]
 
-COMPONENTS = ("unet", "text_encoder", "text_encoder_2", "transformer")
+COMPONENTS = ("unet", "text_encoder", "text_encoder_2", "text_encoder_3", "transformer")
 
 # A product of two slim factors can ask for more memory than any real layer has (the largest of SDXL holds 30
 # million).

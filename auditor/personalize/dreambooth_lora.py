@@ -199,8 +199,7 @@ class _Method:
                 "the instance prompt is empty; name the subject, for example --prompt 'a picture of sks person'"
             )
         _check(params)
-        side = int(base.unet.config.sample_size) * 2 ** (len(base.vae.config.block_out_channels) - 1)
-        images = load_images(data, side)
+        images = load_images(data, base.image_size)
         trained = train_dreambooth_lora(base, images, params, progress)
         alpha = params.alpha or params.rank
         path = save_diffusers_lora(
