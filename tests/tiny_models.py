@@ -130,10 +130,10 @@ def _unet_pipeline(family: str):
 def _flow_pipeline(family: str):
     tokenizer = make_tokenizer()
     shared = {"vae": _vae(latent_channels=16, shift_factor=0.1), "tokenizer": tokenizer}
-    heads = {"num_attention_heads": 4, "attention_head_dim": 16, "num_layers": 2, "joint_attention_dim": T5_WIDTH}
+    heads = {"num_attention_heads": 4, "attention_head_dim": 24, "num_layers": 2, "joint_attention_dim": T5_WIDTH}
     if family == "flux":
         transformer = FluxTransformer2DModel(
-            in_channels=64, num_single_layers=1, pooled_projection_dim=WIDTH, axes_dims_rope=(4, 6, 6),
+            in_channels=64, num_single_layers=1, pooled_projection_dim=WIDTH, axes_dims_rope=(8, 8, 8),
             guidance_embeds=True, **heads,
         )  # fmt: skip
         return FluxPipeline(
@@ -143,7 +143,7 @@ def _flow_pipeline(family: str):
             text_encoder=CLIPTextModel(_text(tokenizer, WIDTH)), text_encoder_2=_t5(), tokenizer_2=make_t5_tokenizer(),
         )  # fmt: skip
     transformer = SD3Transformer2DModel(
-        sample_size=SIDE // 2, patch_size=2, in_channels=16, out_channels=16, caption_projection_dim=64,
+        sample_size=SIDE // 2, patch_size=2, in_channels=16, out_channels=16, caption_projection_dim=96,
         pooled_projection_dim=40 + 24, pos_embed_max_size=16, **heads,
     )  # fmt: skip
     return StableDiffusion3Pipeline(

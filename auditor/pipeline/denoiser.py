@@ -29,9 +29,14 @@ class Denoiser:
         """The training noise schedule."""
         return self._components.schedule
 
-    def new_scheduler(self, cls: type, **changed: Any) -> Any:
-        """A fresh scheduler of ``cls``, configured as the base's own but for what is ``changed``."""
-        return self._components.new_scheduler(cls, **changed)
+    @property
+    def scheduler_config(self) -> Any:
+        """How the base's own scheduler is configured."""
+        return self._components.scheduler.config
+
+    def new_scheduler(self, cls: type) -> Any:
+        """A fresh scheduler of ``cls``, configured as the base's own."""
+        return self._components.new_scheduler(cls)
 
     def set_timesteps(self, scheduler: Any, steps: int, latents: Tensor) -> None:
         """Sets a scheduler's timesteps as the base's own pipeline does for latents of this shape."""
@@ -59,5 +64,5 @@ class Denoiser:
         native = components.kind.denoise(
             components, latents.to(components.dtype), schedule.model_time(t), condition
         ).float()
-        kind = str(components.scheduler.config.get("prediction_type", FLOW_PREDICTION))
+        kind = str(self.scheduler_config.get("prediction_type", FLOW_PREDICTION))
         return Prediction.convert(native, kind, latents.float(), t, schedule)

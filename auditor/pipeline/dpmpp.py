@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,12 +27,6 @@ from auditor.pipeline.denoiser import Denoiser
 from auditor.pipeline.sampling import StepHook, guided_noise, variance_preserving
 
 __all__ = ["dpmpp_invert", "dpmpp_sample"]
-
-# Whatever levels the base's own sampler prefers: ours lie on the training grid, and end at no noise.
-_ON_THE_GRID = {
-    "use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False, "use_lu_lambdas": False,
-    "final_sigmas_type": "zero",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -99,13 +94,13 @@ def dpmpp_invert(
     """Runs :func:`dpmpp_sample` backwards: clean latents to the noise they came from.
 
     Args:
-        denoiser: evaluated ``steps * (1 + refine) * (2 + refine)`` times.
+        denoiser: evaluated ``steps * (2 + refine)`` times.
         clean: (B, C, H, W).
         condition: B rows.
         null: B rows.
         steps: number of steps, of the sampler that is inverted.
         guidance: weight w.
-        refine: fixed-point iterations of each step, and sweeps over the trajectory, beyond what is needed at least.
+        refine: sweeps over the trajectory, one iteration of every step each, beyond the two that it takes at least.
 
     Returns:
         Noise latents (B, C, H, W), float32.
@@ -122,27 +117,18 @@ def dpmpp_invert(
             before, mine = found[i - 1] if i else None, found[i]
             now = step.now if before is not None else step.now - step.before
             reached = latents if before is None else latents + step.before * before[1]
-            latents = latents if mine is None else mine[0]
-            for _ in range(1 + refine):
-                epsilon = guided_noise(denoiser, latents, step.t, condition, null, guidance)
-                noisy = reached + now * step.sigma / step.alpha * epsilon
-                latents = noisy / (step.keep + now / step.alpha)
+            guess = latents if mine is None else mine[0]
+            epsilon = guided_noise(denoiser, guess, step.t, condition, null, guidance)
+            noisy = reached + now * step.sigma / step.alpha * epsilon
+            latents = noisy / (step.keep + now / step.alpha)
             sweep[i] = latents, (latents - step.sigma * epsilon) / step.alpha
         found = sweep
     return latents
 
 
 def _steps(denoiser: Denoiser, steps: int) -> list[_Step]:
-    from diffusers import DPMSolverMultistepScheduler
-
     alphas = variance_preserving(denoiser, "DPM-Solver++").alphas_cumprod
-    # Two positions of the grid to a step: some spacings of the library end beyond it otherwise.
-    most = len(alphas) // 2
-    if not 1 <= steps <= most:
-        raise UsageError(f"{steps} solver steps are not possible: the base's schedule has 1 to {most}")
-    scheduler = denoiser.new_scheduler(DPMSolverMultistepScheduler, **_ON_THE_GRID)
-    scheduler.set_timesteps(steps)
-    times = [int(t) for t in scheduler.timesteps]
+    times = _times(denoiser.scheduler_config, len(alphas), steps)
     bars = [float(alphas[t]) for t in times]
     levels = [(math.sqrt(bar), math.sqrt(1 - bar)) for bar in bars]
     logs = [math.log(alpha / sigma) for alpha, sigma in levels]
@@ -157,3 +143,21 @@ def _steps(denoiser: Denoiser, steps: int) -> list[_Step]:
         ratio = grown / (2 * (logs[i] - logs[i - 1])) if i else 0.0
         plan.append(_Step(t, alpha, sigma, to_sigma / sigma, weight * (1 + ratio), weight * ratio))
     return plan
+
+
+def _times(config: Any, total: int, steps: int) -> list[int]:
+    """Positions of the steps, largest first, under the base's spacing (Lin et al., WACV 2024, arXiv 2305.08891, table 2).
+
+    As the library's solver has them: with an end of the grid left out under two of the three spacings.
+    """
+    # Two positions of the grid to a step: spacings with an offset end beyond it otherwise.
+    if not 1 <= steps <= total // 2:
+        raise UsageError(f"{steps} solver steps are not possible: the base's schedule has 1 to {total // 2}")
+    match config.get("timestep_spacing", "linspace"):
+        case "leading":
+            stride = total // (steps + 1)
+            return [i * stride + int(config.get("steps_offset", 0)) for i in range(steps, 0, -1)]
+        case "trailing":
+            return [round(total - i * total / steps) - 1 for i in range(steps)]
+        case _:
+            return [round(i * (total - 1) / steps) for i in range(steps, 0, -1)]

@@ -325,7 +325,8 @@ def _maps(subject: Subject, every: bool) -> Maps:
 def _summed(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     total = torch.zeros(pairs[0][0].shape[1], pairs[0][1].shape[1], dtype=torch.float64)
     for left, right in pairs:
-        total += (left.T @ right).double().cpu()
+        # In double precision throughout: states that a change hardly touches are small differences of large terms.
+        total += (left.double().T @ right.double()).cpu()
     return total
 
 
