@@ -9,7 +9,12 @@ where the first and the last step have ``c = 0``. The inverse solves each step f
 al., "On Exact Inversion of DPM-Solvers", CVPR 2024): written in epsilon, ``D = (z - sigma eps(z)) / alpha``, the
 unknown is the fixed point of a map that contracts for short steps, and that stays defined in the last one, where
 ``sigma' = 0``. ``D_before`` belongs to a latent that is not known yet. Where the paper estimates it by many fine first-order
-steps, we take it from the last sweep over the whole trajectory and sweep again: the exact trajectory is the fixed point.
+steps, we sweep over the whole trajectory again and again and take it from the sweep before: the trajectory that the
+sampler took is the fixed point of that.
+
+The long last step draws ``D`` itself, from which a good denoiser has removed the noise: what it no longer depends on
+cannot be found again by any inverse. Latents that are inverted and drawn again are then close to what they were, while
+the noise is not.
 """
 
 from __future__ import annotations
@@ -94,13 +99,14 @@ def dpmpp_invert(
     """Runs :func:`dpmpp_sample` backwards: clean latents to the noise they came from.
 
     Args:
-        denoiser: evaluated ``steps * (2 + refine)`` times.
+        denoiser: evaluated ``steps * (1 + 2 refine)`` times.
         clean: (B, C, H, W).
         condition: B rows.
         null: B rows.
         steps: number of steps, of the sampler that is inverted.
         guidance: weight w.
-        refine: sweeps over the trajectory, one iteration of every step each, beyond the two that it takes at least.
+        refine: fixed-point iterations of each first-order step beyond the first, and then sweeps with the
+            second-order terms in. 0 is the plain first-order inverse.
 
     Returns:
         Noise latents (B, C, H, W), float32.
@@ -109,20 +115,32 @@ def dpmpp_invert(
         UsageError: see :func:`dpmpp_sample`.
     """
     plan = _steps(denoiser, steps)
-    # What the last sweep found at each step: the latents it starts from, and the clean ones predicted there.
-    found: list[tuple[Tensor, Tensor] | None] = [None] * len(plan)
-    for _ in range(2 + refine):
-        sweep, latents = list(found), clean.float()
+    # Latents at each step and the clean ones predicted there, as the last sweep found them.
+    found: list[tuple[Tensor, Tensor]] = []
+    pace = torch.ones(len(clean), 1, 1, 1, device=clean.device)
+    last = torch.full_like(pace, torch.inf)
+    for sweep in range(1 + refine):
+        latents, fresh, moved = clean.float(), [], torch.zeros_like(pace)
         for i, step in reversed(list(enumerate(plan))):
-            before, mine = found[i - 1] if i else None, found[i]
-            now = step.now if before is not None else step.now - step.before
-            reached = latents if before is None else latents + step.before * before[1]
-            guess = latents if mine is None else mine[0]
-            epsilon = guided_noise(denoiser, guess, step.t, condition, null, guidance)
-            noisy = reached + now * step.sigma / step.alpha * epsilon
-            latents = noisy / (step.keep + now / step.alpha)
-            sweep[i] = latents, (latents - step.sigma * epsilon) / step.alpha
-        found = sweep
+            now, reached = step.now - step.before, latents
+            if sweep:
+                guess = found[i][0]
+                if i:
+                    now, reached = step.now, latents + step.before * found[i - 1][1]
+            else:
+                guess = latents
+            for _ in range(1 if sweep else 1 + refine):
+                epsilon = guided_noise(denoiser, guess, step.t, condition, null, guidance)
+                noisy = reached + now * step.sigma / step.alpha * epsilon
+                move = noisy / (step.keep + now / step.alpha) - guess
+                latents = guess = guess + pace * move
+            moved += move.square().sum((1, 2, 3), keepdim=True)
+            fresh.append((latents, (latents - step.sigma * epsilon) / step.alpha))
+        # Neighbouring steps correct each other: a row in which they overshoot goes on with half the pace.
+        if sweep:
+            pace = torch.where(moved > last, pace / 2, pace)
+            last = moved
+        found = fresh[::-1]
     return latents
 
 
