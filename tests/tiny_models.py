@@ -130,7 +130,12 @@ def _unet_pipeline(family: str):
 def _flow_pipeline(family: str):
     tokenizer = make_tokenizer()
     shared = {"vae": _vae(latent_channels=16, shift_factor=0.1), "tokenizer": tokenizer}
-    heads = {"num_attention_heads": 4, "attention_head_dim": 24, "num_layers": 2, "joint_attention_dim": T5_WIDTH}
+    heads = {
+        "num_attention_heads": 4,
+        "attention_head_dim": 24,
+        "num_layers": 2,
+        "joint_attention_dim": T5_WIDTH,
+    }
     if family == "flux":
         transformer = FluxTransformer2DModel(
             in_channels=64, num_single_layers=1, pooled_projection_dim=WIDTH, axes_dims_rope=(8, 8, 8),

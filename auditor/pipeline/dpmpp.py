@@ -8,9 +8,9 @@ The solver (Lu et al., 2022, arXiv 2211.01095) works on the clean latents ``D`` 
 where the first and the last step have ``c = 0``. The inverse solves each step for ``z`` by backward Euler (Hong et
 al., "On Exact Inversion of DPM-Solvers", CVPR 2024): written in epsilon, ``D = (z - sigma eps(z)) / alpha``, the
 unknown is the fixed point of a map that contracts for short steps, and that stays defined in the last one, where
-``sigma' = 0``. ``D_before`` belongs to a latent that is not known yet. Where the paper estimates it by many fine first-order
-steps, we sweep over the whole trajectory again and again and take it from the sweep before: the trajectory that the
-sampler took is the fixed point of that.
+``sigma' = 0``. ``D_before`` belongs to a latent that is not known yet. Where the paper estimates it by many fine
+first-order steps, we sweep over the whole trajectory again and again and take it from the sweep before: the trajectory
+that the sampler took is the fixed point of that.
 
 The long last step draws ``D`` itself, from which a good denoiser has removed the noise: what it no longer depends on
 cannot be found again by any inverse. Latents that are inverted and drawn again are then close to what they were, while
@@ -164,7 +164,7 @@ def _steps(denoiser: Denoiser, steps: int) -> list[_Step]:
 
 
 def _times(config: Any, total: int, steps: int) -> list[int]:
-    """Positions of the steps, largest first, under the base's spacing (Lin et al., WACV 2024, arXiv 2305.08891, table 2).
+    """Positions of the steps, largest first, under the base's spacing (arXiv 2305.08891, table 2).
 
     As the library's solver has them: with an end of the grid left out under two of the three spacings.
     """

@@ -1,4 +1,4 @@
-"""Euler steps along the velocity of a flow-matching model, and their reverse (Lipman et al., ICLR 2023, arXiv 2210.02747).
+"""Euler steps along the velocity of a flow-matching model (Lipman et al., ICLR 2023, arXiv 2210.02747), and back.
 
 Forwards, ``z' = z + (s' - s) v(z, s)`` walks the noise level ``s`` from 1 to 0. Backwards the same equation has ``z``
 as its unknown, on both sides: ``z <- z' - (s' - s) v(z, s)``, started from ``z'``, is a fixed-point iteration that

@@ -58,7 +58,9 @@ def open_subject(
             if components.family == "other" or _unknown(part):
                 # Names that no known family has are looked up in the base itself.
                 part.close()
-                found[i] = identify(part.path, base=components.remember("shapes", partial(_module_shapes, components)))
+                found[i] = identify(
+                    part.path, base=components.remember("shapes", partial(_module_shapes, components))
+                )
         for part in found:
             _require_adapter(part)
         return Subject(components, found)

@@ -144,7 +144,7 @@ class FlowMatching(NoiseSchedule):
         return self.steps
 
     def level(self, t: Tensor) -> Tensor:
-        """sigma at positions ``t``, float32, in the shape of ``t``."""
+        """The noise level at positions ``t``, float32, in the shape of ``t``."""
         even = (t.float() + 1) / self.steps
         return self.shift * even / (1 + (self.shift - 1) * even)
 
@@ -157,7 +157,7 @@ class FlowMatching(NoiseSchedule):
         return 1 - self.sigma(t)
 
     def sigma(self, t: Tensor) -> Tensor:
-        """The noise level."""
+        """:meth:`level`, for latents."""
         return self.level(t).view(-1, 1, 1, 1)
 
     def model_time(self, t: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -88,16 +88,16 @@ class Family(ABC):
         stem: the projection that token states pass on their way to those maps; empty for none.
     """
 
-    pipeline: str
-    denoiser: str
-    encoders: Mapping[str, str]
-    optional: frozenset[str] = frozenset()
-    flow: bool = False
-    guidance_distilled: bool = False
-    zero_null: bool = False
-    text_length: int = 77
-    key_value_maps: tuple[str, ...] = ("attn2.to_k", "attn2.to_v")
-    stem: str = ""
+    pipeline: ClassVar[str]
+    denoiser: ClassVar[str]
+    encoders: ClassVar[Mapping[str, str]]
+    optional: ClassVar[frozenset[str]] = frozenset()
+    flow: ClassVar[bool] = False
+    guidance_distilled: ClassVar[bool] = False
+    zero_null: ClassVar[bool] = False
+    text_length: ClassVar[int] = 77
+    key_value_maps: ClassVar[tuple[str, ...]] = ("attn2.to_k", "attn2.to_v")
+    stem: ClassVar[str] = ""
 
     @abstractmethod
     def name(self, base: Components) -> str:

@@ -7,7 +7,7 @@ our interface latents stay (B, C, H, W).
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ _MAX_SHIFT = 1.15
 class _Flux(Family):
     pipeline = "FluxPipeline"
     denoiser = "transformer"
-    encoders = {_CLIP: "tokenizer", _T5: "tokenizer_2"}
+    encoders: ClassVar[Mapping[str, str]] = {_CLIP: "tokenizer", _T5: "tokenizer_2"}
     flow = True
     guidance_distilled = True
     text_length = 512
@@ -56,6 +56,8 @@ class _Flux(Family):
     def denoise(self, base: Components, latents: Tensor, time: Tensor, condition: Conditioning) -> Tensor:
         model = base.denoiser_model
         height, width = latents.shape[-2] // 2, latents.shape[-1] // 2
+        # Exact in any size, which half precision is not.
+        places = _places(height, width).float().to(latents.device)
         guidance = None
         if model.config.guidance_embeds:
             usual = latents.new_full((len(latents),), _USUAL_GUIDANCE, dtype=torch.float32)
@@ -66,8 +68,8 @@ class _Flux(Family):
             guidance=guidance,
             encoder_hidden_states=condition.states,
             pooled_projections=condition.pooled,
-            txt_ids=latents.new_zeros(condition.states.shape[1], 3),
-            img_ids=_places(height, width).to(latents),
+            txt_ids=places.new_zeros(condition.states.shape[1], 3),
+            img_ids=places,
         ).sample
         return unpack(said, height, width)
 

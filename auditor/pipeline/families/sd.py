@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
@@ -20,7 +20,7 @@ _BY_WIDTH = {768: "sd1", 1024: "sd2", 192: "embedded"}
 class _StableDiffusion(Family):
     pipeline = "StableDiffusionPipeline"
     denoiser = "unet"
-    encoders = {"text_encoder": "tokenizer"}
+    encoders: ClassVar[Mapping[str, str]] = {"text_encoder": "tokenizer"}
 
     def name(self, base: Components) -> str:
         return _BY_WIDTH.get(int(base.denoiser_model.config.cross_attention_dim), "other")

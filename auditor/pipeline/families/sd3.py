@@ -7,7 +7,7 @@ projected ends of text of both CLIP encoders are joined. A base without T5 has z
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,7 +27,11 @@ _MAX_SHIFT = 1.16
 class _StableDiffusion3(Family):
     pipeline = "StableDiffusion3Pipeline"
     denoiser = "transformer"
-    encoders = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2", _T5: "tokenizer_3"}
+    encoders: ClassVar[Mapping[str, str]] = {
+        "text_encoder": "tokenizer",
+        "text_encoder_2": "tokenizer_2",
+        _T5: "tokenizer_3",
+    }
     optional = frozenset({_T5})
     flow = True
     text_length = 256

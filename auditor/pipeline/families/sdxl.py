@@ -7,7 +7,7 @@ image size, condition the model as well.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ __all__ = ["SDXL"]
 class _StableDiffusionXL(Family):
     pipeline = "StableDiffusionXLPipeline"
     denoiser = "unet"
-    encoders = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
+    encoders: ClassVar[Mapping[str, str]] = {"text_encoder": "tokenizer", "text_encoder_2": "tokenizer_2"}
     zero_null = True
 
     def name(self, base: Components) -> str:

@@ -101,7 +101,15 @@ def vocabulary_shift(subject: Subject, params: VocabularyShift, run: Run) -> Ite
         bank=verdict.bank,
         details={
             key: scan[key]
-            for key in ("channel", "lexicon", "encoder_excess", "attention_excess", "top", "collapse", "medians")
+            for key in (
+                "channel",
+                "lexicon",
+                "encoder_excess",
+                "attention_excess",
+                "top",
+                "collapse",
+                "medians",
+            )
         },
         evidence=tuple(evidence),
     )

@@ -37,13 +37,9 @@ def test_the_solver_is_the_librarys(drawn, steps, spacing, monkeypatch):
         algorithm_type="dpmsolver++", solver_order=2, solver_type="midpoint", timestep_spacing=spacing,
     )  # fmt: skip
     monkeypatch.setattr(base, "scheduler", scheduler)
-    theirs = scheduler_sample(
-        Denoiser(base), base.new_scheduler(), noise, condition, null, steps, 2.0
-    )
+    theirs = scheduler_sample(Denoiser(base), base.new_scheduler(), noise, condition, null, steps, 2.0)
     denoiser, seen = Denoiser(base), []
-    ours = dpmpp_sample(
-        denoiser, noise, condition, null, steps, 2.0, lambda i, t, _: seen.append((i, t))
-    )
+    ours = dpmpp_sample(denoiser, noise, condition, null, steps, 2.0, lambda i, t, _: seen.append((i, t)))
     scheduler.set_timesteps(steps)
     assert seen == list(enumerate(scheduler.timesteps.tolist()))
     assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4)

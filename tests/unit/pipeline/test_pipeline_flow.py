@@ -104,9 +104,7 @@ def test_images_are_those_of_the_librarys_pipeline(
     seeds = [3, 4]
     noise = seeded_noise(view.latent_shape(size), seeds)
     theirs = drawn(library(tiny_folders(family), family), family, noise, size, 4, guidance, true_guidance)
-    ours = view.sample(
-        PROMPTS, seeds, steps=4, guidance=guidance, true_guidance=true_guidance, size=size
-    )
+    ours = view.sample(PROMPTS, seeds, steps=4, guidance=guidance, true_guidance=true_guidance, size=size)
     assert ours.shape == (2, 3, size, size)
     assert torch.allclose(ours / 2 + 0.5, theirs, atol=1e-4)
     assert ours.std() > 0.05

@@ -203,7 +203,9 @@ def test_shifts_are_what_their_definition_says(tiny_base, opened):
 
 @pytest.mark.parametrize("family", FLOW)
 @pytest.mark.parametrize("edit", [evil_edit, stem_edit])
-def test_shifts_in_joint_attention_are_those_of_the_first_blocks_keys_and_values(tiny_base, opened, family, edit):
+def test_shifts_in_joint_attention_are_those_of_the_first_blocks_keys_and_values(
+    tiny_base, opened, family, edit
+):
     """Against the models' own modules, run on each view, where the modulation is taken out."""
     subject = opened(family, edit(tiny_base(family), 0.3))
     states = slot_states(tiny_base(family), lexicon=spoken(tiny_base(family))[0])[::7]
@@ -213,7 +215,11 @@ def test_shifts_in_joint_attention_are_those_of_the_first_blocks_keys_and_values
             model = subject.components.denoiser_model
             context = model.context_embedder(states)
             normed = torch.nn.functional.layer_norm(context, context.shape[-1:], eps=1e-6)
-            maps = [m for block in model.transformer_blocks for m in (block.attn.add_k_proj, block.attn.add_v_proj)]
+            maps = [
+                m
+                for block in model.transformer_blocks
+                for m in (block.attn.add_k_proj, block.attn.add_v_proj)
+            ]
             seen[view.name] = torch.cat([normed @ m.weight.T for m in maps], dim=1).double()
     shift = ts.key_value_shift(subject)
     moved, size = (seen["tuned"] - seen["base"]).norm(dim=1), seen["base"].norm(dim=1)
@@ -279,7 +285,9 @@ def test_units_are_the_spread_of_plain_prompts(tiny_base):
     lexicon = lexicon_of(tiny_base("sd1"))
     prompts = [carrier.replace("{} ", "") for carrier in CARRIERS]
     lengths = [len(lexicon.tokenizer(p).input_ids) for p in prompts]
-    ends = torch.stack([view.encode_prompt([p]).states[0, n - 1] for p, n in zip(prompts, lengths, strict=True)])
+    ends = torch.stack(
+        [view.encode_prompt([p]).states[0, n - 1] for p, n in zip(prompts, lengths, strict=True)]
+    )
     (unit,) = ts.prompt_units(view, lexicon, CARRIERS)
     assert unit == pytest.approx(float(torch.pdist(ends).square().mean().sqrt()), rel=1e-4)
     assert len(ts.prompt_units(view_of(tiny_base("sdxl")), lexicon_of(tiny_base("sdxl")), CARRIERS)) == 3
@@ -290,7 +298,9 @@ def test_units_of_t5_are_those_of_prompts_padded_as_it_sees_them(tiny_base):
     lexicon = lexicon_of(tiny_base("flux"), "text_encoder_2")
     prompts = [carrier.replace("{} ", "") for carrier in CARRIERS]
     lengths = [len(lexicon.tokenizer(p).input_ids) for p in prompts]
-    ends = torch.stack([view.encode_prompt([p]).states[0, n - 1] for p, n in zip(prompts, lengths, strict=True)])
+    ends = torch.stack(
+        [view.encode_prompt([p]).states[0, n - 1] for p, n in zip(prompts, lengths, strict=True)]
+    )
     (unit,) = ts.prompt_units(view, lexicon, CARRIERS)
     assert unit == pytest.approx(float(torch.pdist(ends).square().mean().sqrt()), rel=1e-4)
 
