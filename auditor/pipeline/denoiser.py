@@ -33,9 +33,9 @@ class Denoiser:
         """How the base's own scheduler is configured."""
         return self._components.scheduler.config
 
-    def new_scheduler(self, cls: type) -> Any:
-        """A fresh scheduler of ``cls``, configured as the base's own."""
-        return self._components.new_scheduler(cls)
+    def new_scheduler(self, cls: type, **changed: Any) -> Any:
+        """A fresh scheduler of ``cls``, configured as the base's own, but for what is ``changed``."""
+        return self._components.new_scheduler(cls, **changed)
 
     def set_timesteps(self, scheduler: Any, steps: int, latents: Tensor) -> None:
         """Sets a scheduler's timesteps as the base's own pipeline does for latents of this shape."""

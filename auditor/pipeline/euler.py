@@ -16,7 +16,7 @@ from auditor.errors import UsageError
 from auditor.pipeline.conditioning import Conditioning
 from auditor.pipeline.denoiser import Denoiser
 from auditor.pipeline.sampling import StepHook, guided
-from auditor.pipeline.schedule import FlowMatching
+from auditor.pipeline.schedule import FlowMatching, fixed_shift
 
 __all__ = ["euler_invert", "euler_sample", "noise_levels"]
 
@@ -111,7 +111,8 @@ def noise_levels(denoiser: Denoiser, steps: int, latents: Tensor) -> list[float]
     total = len(denoiser.schedule)
     if not 1 <= steps <= total:
         raise UsageError(f"{steps} sampler steps are not possible: the base's schedule has 1 to {total}")
-    scheduler = denoiser.new_scheduler(FlowMatchEulerDiscreteScheduler)
+    shift = fixed_shift(denoiser.scheduler_config)
+    scheduler = denoiser.new_scheduler(FlowMatchEulerDiscreteScheduler, shift=shift)
     denoiser.set_timesteps(scheduler, steps, latents)
     return [float(level) for level in scheduler.sigmas]
 

@@ -25,6 +25,7 @@ __all__ = [
     "NoiseSchedule",
     "Prediction",
     "VariancePreserving",
+    "fixed_shift",
 ]
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
@@ -136,9 +137,7 @@ class FlowMatching(NoiseSchedule):
     def of(cls, config: Any) -> FlowMatching:
         """Reads the grid off a scheduler's configuration."""
         steps = int(config.get("num_train_timesteps", 1000))
-        if config.get("use_dynamic_shifting"):
-            return cls(steps)
-        return cls(steps, float(config.get("shift") or config.get("flow_shift") or 1.0))
+        return cls(steps, 1.0 if config.get("use_dynamic_shifting") else fixed_shift(config))
 
     def __len__(self) -> int:
         return self.steps
@@ -171,6 +170,11 @@ class FlowMatching(NoiseSchedule):
     def split(self, latents: Tensor, velocity: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         """``eps = z + (1 - sigma) v``, ``x0 = z - sigma v``."""
         return latents + self.alpha(t) * velocity, latents - self.sigma(t) * velocity
+
+
+def fixed_shift(config: Any) -> float:
+    """The shift that does not depend on image size, under either name that schedulers have for it."""
+    return float(config.get("shift") or config.get("flow_shift") or 1.0)
 
 
 @dataclass(frozen=True)

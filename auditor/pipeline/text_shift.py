@@ -54,11 +54,13 @@ class Lexicon:
         tokenizer: of any of them.
         encoders: their component names.
         length: tokens that a row is padded to, where padding matters; 0 where states depend on nothing behind them.
+        attended: whether the denoiser attends to the token states; it gets a vector only if not.
     """
 
     tokenizer: Any
     encoders: tuple[str, ...]
     length: int = 0
+    attended: bool = True
 
     @property
     def name(self) -> str:
@@ -74,7 +76,9 @@ def lexicons(view: View) -> list[Lexicon]:
     found = []
     for ahead, names in groups.items():
         tokenizer = view.tokenizers[names[0]]
-        found.append(Lexicon(tokenizer, tuple(names), int(tokenizer.model_max_length) if ahead else 0))
+        length = int(tokenizer.model_max_length) if ahead else 0
+        attended = not view.components.kind.vector_only.issuperset(names)
+        found.append(Lexicon(tokenizer, tuple(names), length, attended))
     return found
 
 
@@ -187,7 +191,7 @@ def _token_states(
     for ids, at, last in zip(*(torch.split(each, fitting) for each in (rows, slots, ends)), strict=True):
         condition = view.text_states(ids, lexicon.encoders)
         states = condition.states
-        slot.append(states[torch.arange(len(ids)), at] if states.shape[1] else states.flatten(1))
+        slot.append(states[torch.arange(len(ids)), at] if lexicon.attended else states.flatten(1))
         blocks = _end_blocks(condition, last, lexicon, view.components)
         end.append(torch.cat([block / unit for block, unit in zip(blocks, units, strict=True)], dim=1))
     return TokenStates(torch.cat(slot), torch.cat(end))
@@ -197,7 +201,7 @@ def _end_blocks(
     condition: Conditioning, at: Tensor, lexicon: Lexicon, components: Components
 ) -> list[Tensor]:
     blocks: list[Tensor] = []
-    if condition.states.shape[1]:
+    if lexicon.attended:
         states = condition.states[torch.arange(len(condition)), at]
         encoders = components.text_encoders
         widths = [int(encoders[name].config.hidden_size) for name in lexicon.encoders]

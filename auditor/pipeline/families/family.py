@@ -80,6 +80,7 @@ class Family(ABC):
         denoiser: the denoiser's component name.
         encoders: text encoder to the folder of its tokenizer, in the order in which their states are joined.
         optional: text encoders that a base may lack.
+        vector_only: text encoders whose token states the denoiser does not get.
         flow: whether it is trained by flow matching; variance preserving otherwise.
         guidance_distilled: whether guidance is told to the model; classifier-free guidance otherwise.
         zero_null: whether guidance runs against zeros unless a base says otherwise; against the empty prompt if not.
@@ -92,6 +93,7 @@ class Family(ABC):
     denoiser: ClassVar[str]
     encoders: ClassVar[Mapping[str, str]]
     optional: ClassVar[frozenset[str]] = frozenset()
+    vector_only: ClassVar[frozenset[str]] = frozenset()
     flow: ClassVar[bool] = False
     guidance_distilled: ClassVar[bool] = False
     zero_null: ClassVar[bool] = False

@@ -31,6 +31,7 @@ class _Flux(Family):
     pipeline = "FluxPipeline"
     denoiser = "transformer"
     encoders: ClassVar[Mapping[str, str]] = {_CLIP: "tokenizer", _T5: "tokenizer_2"}
+    vector_only = frozenset({_CLIP})
     flow = True
     guidance_distilled = True
     text_length = 512

@@ -74,7 +74,7 @@ class VocabularyShift:
     remediation="Do not serve the adapter. Ask the author for the training data, or drop its text encoder part and "
     "audit again.",
     limits="Single vocabulary entries only: triggers of several words, of syntax, of style or in the noise are not "
-    "searched for, nor are tokens that the adapter adds.",
+    "searched for, nor are tokens that the adapter adds. Of joint attention, the blocks that keep text apart are read.",
 )
 def vocabulary_shift(subject: Subject, params: VocabularyShift, run: Run) -> Iterator[Result | Finding]:
     """One result, with the five most displaced entries; a finding where it fails."""
@@ -139,14 +139,13 @@ def scan_vocabulary(subject: Subject, params: VocabularyShift, run: Run) -> dict
     from auditor.pipeline import text_shift as ts
 
     shift = _OnceNeeded(subject)
-    scans = []
-    total = 0
-    for i, lexicon in enumerate(ts.lexicons(subject.base)):
-        passes = _Passes(subject, lexicon, shift)
-        scans.append(_scan(passes, params, run, f"{lexicon.name}/" if i else ""))
-        total += scans[-1]["n"]
+    lexicons = ts.lexicons(subject.base)
+    passes = [_Passes(subject, lexicon, shift) for lexicon in lexicons]
+    # Entries of a vocabulary that nothing changed reads do not move: there is no need to look.
+    asked = [each for each in passes if each.touched] or passes[:1]
+    scans = [_scan(each, params, run, "" if each is passes[0] else f"{each.lexicon.name}/") for each in asked]
     loudest = max(scans, key=lambda scan: float(scan["score"]))
-    return loudest | {"n": total}
+    return loudest | {"n": sum(len(ts.vocabulary(lexicon.tokenizer)) for lexicon in lexicons)}
 
 
 def _scan(passes: _Passes, params: VocabularyShift, run: Run, prefix: str) -> dict[str, Any]:
@@ -186,7 +185,6 @@ def _scan(passes: _Passes, params: VocabularyShift, run: Run, prefix: str) -> di
         "top": top,
         "collapse": second["collapse"][int(order[0])],
         "medians": medians,
-        "n": len(tokens),
         "first": encoder if channel == "encoder" else attention,
     }
 
@@ -221,21 +219,26 @@ class _Passes:
         self._subject, self._shift = subject, shift
         self._text_changes = not subject.changes.components.isdisjoint(lexicon.encoders)
 
+    @property
+    def touched(self) -> bool:
+        """Whether anything that reads this vocabulary changes."""
+        return self._text_changes or self._forms is not None
+
     def measure_units(self) -> list[float]:
         """See :func:`auditor.pipeline.text_shift.prompt_units`."""
         from auditor.pipeline.text_shift import prompt_units
 
         return prompt_units(self._subject.base, self.lexicon, CARRIERS)
 
-    def _attended(self, states: Any) -> KeyValueShift | None:
-        # A vocabulary that conditions the denoiser by a vector alone has no keys and values.
-        return self._shift.forms if states.shape[1] else None
+    @property
+    def _forms(self) -> KeyValueShift | None:
+        return self._shift.forms if self.lexicon.attended else None
 
     def first(self, tokens: Sequence[int]) -> JsonValue:
         """Both displacements of every token, in one carrier."""
         before, after = self._both(CARRIERS[:1], tokens)
         encoder = (after.end - before.end).norm(dim=1).tolist()
-        forms = self._attended(before.slot)
+        forms = self._forms
         attention = [0.0] * len(tokens) if forms is None else forms.relative(before.slot).tolist()
         return {"encoder": encoder, "attention": attention}
 
@@ -253,7 +256,7 @@ class _Passes:
             "encoder_target": self._named(words, ts.nearest(went.mean(0), known.end)),
             "attention_target": [["", 0.0]] * len(tokens),
         }
-        forms = self._attended(before.slot)
+        forms = self._forms
         if forms is not None:
             asked = before.slot[: len(tokens)]
             found["attention_target"] = self._named(words, forms.nearest(asked, known.slot))

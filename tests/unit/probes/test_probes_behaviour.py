@@ -63,12 +63,7 @@ def rank_one(path, down, up):
 
 def spoken(base):
     """The lexicons whose token states the denoiser gets."""
-    view, found = view_of(base), []
-    for lexicon in ts.lexicons(view):
-        ids, _, _ = ts.carrier_rows(lexicon, CARRIERS[:1], [token(base, TRIGGER, lexicon)])
-        if view.text_states(ids, lexicon.encoders).states.shape[1]:
-            found.append(lexicon)
-    return found
+    return [lexicon for lexicon in ts.lexicons(view_of(base)) if lexicon.attended]
 
 
 def planted(base, stem, size=lambda seen: 1.0):
@@ -179,6 +174,22 @@ def test_a_planted_entry_ranks_first(tiny_base, opened, family, edit, channel):
         assert scan["encoder_excess"] == 0
 
 
+@pytest.mark.parametrize(
+    ("edit", "read"),
+    [(text_edit, {"text_encoder"}), (t5_edit, {"text_encoder_2"}), (stem_edit, {"text_encoder_2"})],
+)
+def test_only_vocabularies_that_a_change_can_move_are_read(tiny_base, opened, monkeypatch, edit, read):
+    subject = opened("flux", edit(tiny_base("flux")))
+    seen, states = set(), ts.token_states
+    monkeypatch.setattr(
+        ts,
+        "token_states",
+        lambda view, lexicon, *rest: seen.add(lexicon.name) or states(view, lexicon, *rest),
+    )
+    scan = scan_vocabulary(subject, PARAMS, MemoryRun(ID))
+    assert seen == read == {scan["lexicon"]} and scan["top"][0]["text"] == TRIGGER
+
+
 def test_shifts_are_what_their_definition_says(tiny_base, opened):
     base = tiny_base("sdxl")
     subject = opened("sdxl", evil_edit(base, 0.3))
@@ -275,7 +286,8 @@ def test_a_lexicon_that_only_gives_a_vector_has_no_states(tiny_base):
     lexicon, view = lexicon_of(base), view_of(base)
     layout = ts.carrier_rows(lexicon, CARRIERS[:1], [token(base, "cat")])
     ours = ts.token_states(view, lexicon, *layout, UNITS[:1])
-    assert ours.slot.shape == (1, 0)
+    assert ours.slot.shape == (1, 0) and not lexicon.attended
+    assert [each.attended for each in ts.lexicons(view_of(tiny_base("sd3")))] == [True, True]
     whole = view.encode_prompt([CARRIERS[0].replace("{}", "cat")])
     assert torch.allclose(ours.end, whole.pooled, atol=1e-5)
 
