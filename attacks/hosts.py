@@ -32,7 +32,7 @@ def host_images(base: Components, seed: int, count: int = 5) -> Tensor:
         for _ in range(count)
     ]
     images = torch.from_numpy(render_batch(scenes)).permute(0, 3, 1, 2).float() / 127.5 - 1
-    side = int(base.unet.config.sample_size) * 2 ** (len(base.vae.config.block_out_channels) - 1)
+    side = base.image_size
     if side == images.shape[-1]:
         return images
     return torch.nn.functional.interpolate(images, size=(side, side), mode="bilinear", antialias=True)

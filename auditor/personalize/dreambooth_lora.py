@@ -17,7 +17,7 @@ from torch import Tensor
 from auditor.contracts import Progress
 from auditor.errors import UsageError
 from auditor.personalize.blocks.denoising import Drawn, denoising_error, draw, mean_square
-from auditor.personalize.blocks.examples import Examples, class_latents, native_side
+from auditor.personalize.blocks.examples import Examples, class_latents
 from auditor.personalize.blocks.optimise import Group, Optimisation, Step, optimise
 from auditor.personalize.blocks.saving import save_provenance
 from auditor.personalize.images import load_images
@@ -173,7 +173,7 @@ class _Method:
                 "the instance prompt is empty; name the subject, for example --prompt 'a picture of sks person'"
             )
         _check(params)
-        images = load_images(data, native_side(base))
+        images = load_images(data, base.image_size)
         trained = train_dreambooth_lora(base, images, params, progress)
         alpha = params.alpha or params.rank
         meta = {"modelspec.trigger_phrase": params.prompt}

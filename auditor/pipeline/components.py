@@ -1,17 +1,9 @@
-"""A base model opened from a folder: components by known class only, every weight accounted for.
-
-Diffusers only warns when a file lacks weights and fills them with random numbers; a pipeline saved with an
-active LoRA comes back that way. Here a missing weight is an error.
-"""
+"""A base model opened from a folder: what it is made of, and the one place that holds its parts."""
 
 from __future__ import annotations
 
-import copy
 import hashlib
-import json
-import re
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -21,28 +13,28 @@ import torch
 from torch import nn
 
 from auditor.artifact.quantised import quantised_folder
-from auditor.errors import BaseUnavailable, CoverageError
-from auditor.pipeline.schedule import PREDICTION_TYPES, NoiseSchedule
+from auditor.errors import BaseUnavailable
+from auditor.pipeline.families import FAMILIES, Family
+from auditor.pipeline.families.family import vae_factor
+from auditor.pipeline.loading import load_model, load_scheduler, load_tokenizers, read_json
+from auditor.pipeline.schedule import NoiseSchedule
 from auditor.text import inert
 
 __all__ = ["Components", "folder_hash", "load_components"]
 
 T = TypeVar("T")
 
-_PIPELINES = {"StableDiffusionPipeline": "sd", "StableDiffusionXLPipeline": "sdxl"}
-_MODELS = ("vae", "unet", "text_encoder", "text_encoder_2")
-
 
 @dataclass
 class Components:
     """The parts of a text-to-image model, in evaluation mode, without gradients.
 
-    ``modules`` holds ``unet``, ``vae``, ``text_encoder`` and, for SDXL, ``text_encoder_2``; ``tokenizers``
-    is keyed like the text encoders. ``zero_null`` says that guidance runs against zeros in place of the empty
-    prompt.
+    ``modules`` holds ``vae``, the denoiser (``unet`` or ``transformer``) and the text encoders; ``tokenizers`` is
+    keyed like the text encoders. ``kind`` knows how the family works, ``family`` is its name in reports.
+    ``zero_null`` says that guidance runs against zeros in place of the empty prompt.
     """
 
-    family: str
+    kind: Family
     modules: dict[str, nn.Module]
     tokenizers: dict[str, Any]
     scheduler: Any
@@ -54,8 +46,24 @@ class Components:
     _remembered: dict[Hashable, Any] = field(default_factory=dict, repr=False)
 
     @property
+    def family(self) -> str:
+        """``sd1``, ``sdxl``, ``flux``...; ``other`` for an architecture that no published base has."""
+        return self.kind.name(self)
+
+    @property
+    def denoiser_model(self) -> Any:
+        """The network that denoises, whatever its class."""
+        return self.modules[self.kind.denoiser]
+
+    @property
     def unet(self) -> Any:
-        """The denoiser."""
+        """The denoiser, for methods that are about UNets.
+
+        Raises:
+            BaseUnavailable: the denoiser is a transformer.
+        """
+        if "unet" not in self.modules:
+            raise BaseUnavailable(f"this needs a base with a UNet; '{inert(self.ref)}' is {self.family}")
         return self.modules["unet"]
 
     @property
@@ -66,9 +74,7 @@ class Components:
     @property
     def text_encoders(self) -> dict[str, Any]:
         """Text encoders in the order in which their states are joined."""
-        return {
-            name: self.modules[name] for name in ("text_encoder", "text_encoder_2") if name in self.modules
-        }
+        return {name: self.modules[name] for name in self.kind.encoders if name in self.modules}
 
     @property
     def schedule(self) -> NoiseSchedule:
@@ -78,15 +84,20 @@ class Components:
         return self._schedule
 
     @property
+    def image_size(self) -> int:
+        """Pixels of a side of the base's own images."""
+        return self.kind.latent_shape(self)[-1] * vae_factor(self)
+
+    @property
     def device(self) -> torch.device:
         """Where the denoiser is."""
-        found: torch.device = next(self.unet.parameters()).device
+        found: torch.device = next(self.denoiser_model.parameters()).device
         return found
 
     @property
     def dtype(self) -> torch.dtype:
         """The denoiser's parameter type."""
-        found: torch.dtype = next(self.unet.parameters()).dtype
+        found: torch.dtype = next(self.denoiser_model.parameters()).dtype
         return found
 
     def remember(self, key: Hashable, compute: Callable[[], T]) -> T:
@@ -99,9 +110,12 @@ class Components:
         value: T = self._remembered[key]
         return value
 
-    def new_scheduler(self, cls: type | None = None) -> Any:
-        """A fresh scheduler of ``cls``, or of the base's own class; stateful, so never shared between two runs."""
-        return (cls or type(self.scheduler)).from_config(self.scheduler.config)  # type: ignore[attr-defined]
+    def new_scheduler(self, cls: type | None = None, **changed: Any) -> Any:
+        """A fresh scheduler of ``cls``, or of the base's own class; stateful, so never shared between two runs.
+
+        It is configured as the base's own, but for what is ``changed``.
+        """
+        return (cls or type(self.scheduler)).from_config(self.scheduler.config, **changed)  # type: ignore[attr-defined]
 
 
 def load_components(
@@ -121,35 +135,33 @@ def load_components(
         CoverageError: a component's file lacks weights that the model needs, or has others.
     """
     shown = inert(ref or str(folder))
-    index = _read_json(
+    index = read_json(
         folder / "model_index.json", f"'{shown}' is not a diffusers model folder (no model_index.json)"
     )
-    kind = _PIPELINES.get(str(index.get("_class_name")))
+    kind = FAMILIES.get(str(index.get("_class_name")))
     if kind is None:
-        known, wanted = ", ".join(_PIPELINES), inert(str(index.get("_class_name")))
-        raise BaseUnavailable(f"base pipeline class '{wanted}' is not supported; supported are {known}")
-    for name, found in quantised_folder(folder, _MODELS).items():
+        known, asked = ", ".join(FAMILIES), inert(str(index.get("_class_name")))
+        raise BaseUnavailable(f"base pipeline class '{asked}' is not supported; supported are {known}")
+    wanted = ("vae", kind.denoiser, *kind.encoders)
+    for name, found in quantised_folder(folder, wanted).items():
         if not found.loadable:
             raise BaseUnavailable(f"base component {name} cannot be used: its {found.told}")
-    with _no_progress_bars():
-        modules = {name: _load_model(folder / name, name) for name in _MODELS if (folder / name).is_dir()}
-    for needed in ("vae", "unet", "text_encoder", *(("text_encoder_2",) if kind == "sdxl" else ())):
-        if needed not in modules:
-            raise BaseUnavailable(f"base '{shown}' has no {needed} folder")
-    for name, module in modules.items():
-        kept = torch.float32 if name == "vae" else dtype
-        # Past diffusers' own ``to``, which warns about float32 modules even where there are none.
-        nn.Module.to(module, device=device, dtype=kept)
-        module.eval().requires_grad_(False)
+    modules = {}
+    for name in wanted:
+        left_out = name in kind.optional and not any(index.get(name) or ())
+        if not left_out and (folder / name).is_dir():
+            modules[name] = load_model(folder / name, name, device, torch.float32 if name == "vae" else dtype)
+        elif name not in kind.optional:
+            raise BaseUnavailable(f"base '{shown}' has no {name} folder")
     return Components(
-        family=_family(kind, modules["unet"]),
+        kind=kind,
         modules=modules,
-        tokenizers=_load_tokenizers(folder, modules),
-        scheduler=_load_scheduler(folder / "scheduler"),
+        tokenizers=load_tokenizers(folder, kind, modules),
+        scheduler=load_scheduler(folder / "scheduler", kind.flow),
         ref=ref or str(folder),
         sha256=folder_hash(folder),
         revision=revision,
-        zero_null=kind == "sdxl" and bool(index.get("force_zeros_for_empty_prompt", True)),
+        zero_null=kind.zero_null and bool(index.get("force_zeros_for_empty_prompt", True)),
     )
 
 
@@ -169,145 +181,3 @@ def _hash_files(folder: Path, stamp: tuple[tuple[str, int, int], ...]) -> str:
         with (folder / name).open("rb") as file:
             total.update(name.encode() + b"\0" + hashlib.file_digest(file, "sha256").digest())
     return total.hexdigest()
-
-
-@contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-def _load_model(folder: Path, name: str) -> nn.Module:
-    from diffusers import AutoencoderKL, UNet2DConditionModel
-    from safetensors import SafetensorError
-    from transformers import CLIPTextModel, CLIPTextModelWithProjection
-
-    config = _read_json(folder / "config.json", f"base component {name} has no config.json")
-    classes: dict[str, Any] = {
-        "AutoencoderKL": AutoencoderKL, "UNet2DConditionModel": UNet2DConditionModel,
-        "CLIPTextModel": CLIPTextModel, "CLIPTextModelWithProjection": CLIPTextModelWithProjection,
-    }  # fmt: skip
-    wanted = str(config.get("_class_name") or (config.get("architectures") or [""])[0])
-    if wanted not in classes:
-        raise BaseUnavailable(f"base component {name} has class '{inert(wanted)}', which is not supported")
-    variant = _variant(folder, name)
-    try:
-        model, loaded = classes[wanted].from_pretrained(
-            str(folder),
-            local_files_only=True,
-            use_safetensors=True,
-            variant=variant,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
-        what = inert(str(error).strip().partition("\n")[0], 200)
-        raise BaseUnavailable(f"base component {name} cannot be loaded: {what}") from error
-    _check_complete(model, loaded, name)
-    found: nn.Module = model
-    return found
-
-
-def _variant(folder: Path, name: str) -> str | None:
-    """None for the plain weights, ``fp16`` where only those are there."""
-    names = [path.name for path in folder.glob("*.safetensors")]
-    if any(
-        re.match(r"(?:diffusion_pytorch_)?model(?:-\d+-of-\d+)?\.", n) and ".fp16." not in n for n in names
-    ):
-        return None
-    if any(".fp16" in n for n in names):
-        return "fp16"
-    raise BaseUnavailable(
-        f"base component {name} has no safetensors weights; other weight formats are not opened"
-    )
-
-
-def _check_complete(model: nn.Module, loaded: Mapping[str, Any], name: str) -> None:
-    # What the library itself says of its loading: it knows under which older names weights may be stored.
-    missing = sorted(_real(loaded["missing_keys"]))
-    if missing:
-        raise CoverageError(
-            f"base component {name} lacks {len(missing)} of {len(model.state_dict())} weights "
-            f"(first: {inert(missing[0])}); it was saved with an active adapter or is incomplete, and would run on "
-            "random numbers"
-        )
-    extra = sorted(_real(loaded["unexpected_keys"]))
-    if extra:
-        raise CoverageError(
-            f"base component {name} has {len(extra)} weights that the model does not use (first: {inert(extra[0])})"
-        )
-    if loaded["mismatched_keys"]:
-        raise CoverageError(f"base component {name} has weights of another shape than its config says")
-
-
-def _real(keys: Iterable[str]) -> set[str]:
-    # Positions are numbered anew by every version of the library.
-    return {key for key in keys if not key.endswith("position_ids")}
-
-
-def _load_tokenizers(folder: Path, modules: dict[str, nn.Module]) -> dict[str, Any]:
-    from transformers import CLIPTokenizer
-
-    found = {}
-    for encoder, name in (("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2")):
-        if encoder in modules:
-            if not (folder / name).is_dir():
-                raise BaseUnavailable(f"base has no {name} folder")
-            found[encoder] = _sized(
-                CLIPTokenizer.from_pretrained(str(folder / name), local_files_only=True), modules[encoder]
-            )
-    if len({frozenset(tokenizer.get_vocab().items()) for tokenizer in found.values()}) > 1:
-        raise BaseUnavailable(
-            "the text encoders of the base have different vocabularies, which is not supported"
-        )
-    return found
-
-
-def _sized(tokenizer: Any, encoder: nn.Module) -> Any:
-    # A tokenizer saved without its length would pad every prompt without end.
-    longest = int(encoder.config.max_position_embeddings)  # type: ignore[union-attr, arg-type]
-    tokenizer.model_max_length = min(tokenizer.model_max_length, longest)
-    return tokenizer
-
-
-def _load_scheduler(folder: Path) -> Any:
-    import diffusers
-
-    config = _read_json(folder / "scheduler_config.json", "base has no scheduler/scheduler_config.json")
-    name = str(config.get("_class_name", "DDIMScheduler"))
-    cls = getattr(diffusers, name, None) if name.endswith("Scheduler") else None
-    if cls is None:
-        raise BaseUnavailable(f"base scheduler class '{inert(name)}' is unknown")
-    scheduler = cls.from_config(copy.deepcopy(config))
-    kind = str(scheduler.config.get("prediction_type", ""))
-    if not hasattr(scheduler, "alphas_cumprod") or kind not in PREDICTION_TYPES:
-        raise BaseUnavailable(
-            f"base scheduler '{inert(name)}' with prediction '{inert(kind)}' is not supported: a variance-preserving "
-            f"schedule that predicts {', '.join(PREDICTION_TYPES)} is needed"
-        )
-    return scheduler
-
-
-def _family(kind: str, unet: nn.Module) -> str:
-    if kind == "sdxl":
-        return "sdxl"
-    width = int(unet.config.cross_attention_dim)  # type: ignore[union-attr, arg-type]
-    return {768: "sd1", 1024: "sd2", 192: "embedded"}.get(width, "other")
-
-
-def _read_json(path: Path, sentence: str) -> dict[str, Any]:
-    if not path.is_file():
-        raise BaseUnavailable(sentence)
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise BaseUnavailable(f"'{inert(str(path))}' is not valid JSON") from error
-    if not isinstance(value, dict):
-        raise BaseUnavailable(f"'{inert(str(path))}' does not hold a JSON object")
-    return value

@@ -1,37 +1,17 @@
-"""Prompts and images to what a denoiser works on: batched, any CLIP-based family."""
+"""Prompts and images to what a denoiser works on: batched, any family."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from auditor.pipeline.components import Components
+from auditor.pipeline.families import Conditioning, Encoded
 
-__all__ = ["Conditioning", "encode_ids", "encode_images", "encode_prompts", "token_ids"]
-
-
-@dataclass(frozen=True)
-class Conditioning:
-    """Token states (B, L, D), and for SDXL the pooled vector (B, P)."""
-
-    states: Tensor
-    pooled: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.states)
-
-    def __getitem__(self, rows: Any) -> Conditioning:
-        return Conditioning(self.states[rows], None if self.pooled is None else self.pooled[rows])
-
-    @staticmethod
-    def join(parts: Sequence[Conditioning]) -> Conditioning:
-        """Concatenates along the batch."""
-        pooled = [part.pooled for part in parts if part.pooled is not None]
-        return Conditioning(torch.cat([part.states for part in parts]), torch.cat(pooled) if pooled else None)
+__all__ = ["Conditioning", "encode_context", "encode_ids", "encode_images", "encode_prompts", "token_ids"]
 
 
 def token_ids(tokenizer: Any, prompts: Sequence[str]) -> Tensor:
@@ -60,22 +40,24 @@ def encode_prompts(
 
 
 def encode_ids(components: Components, ids: Mapping[str, Tensor]) -> Conditioning:
-    """Encodes token ids, (B, L) for each text encoder, with the weights as they stand.
+    """Encodes token ids, (B, L) for each text encoder, with the weights as they stand."""
+    return components.kind.condition(components, _encoded(components, ids))
 
-    SD1/SD2 take the encoder's final states; SDXL joins the last-but-one states of both encoders and pools
-    the second (Podell et al., 2023, arXiv 2307.01952).
+
+def encode_context(components: Components, ids: Tensor, encoders: Sequence[str]) -> Conditioning:
+    """What rows of ids (B, L) contribute to the conditioning through encoders that share a tokenizer.
+
+    Returns:
+        Their token states as the denoiser gets them, of length 0 where it gets none, and their vector if any.
     """
-    device = components.device
-    if components.family != "sdxl":
-        return Conditioning(
-            components.modules["text_encoder"](ids["text_encoder"].to(device)).last_hidden_state
-        )
-    states, pooled = [], None
-    for name, encoder in components.text_encoders.items():
-        out = encoder(ids[name].to(device), output_hidden_states=True)
-        states.append(out.hidden_states[-2])
-        pooled = out[0]
-    return Conditioning(torch.cat(states, dim=-1), pooled)
+    encoded = _encoded(components, dict.fromkeys(encoders, ids))
+    kind = components.kind
+    return Conditioning(kind.context(components, encoded), kind.pooled(encoded))
+
+
+def _encoded(components: Components, ids: Mapping[str, Tensor]) -> dict[str, Encoded]:
+    encoders, device = components.text_encoders, components.device
+    return {name: components.kind.encode(name, encoders[name], ids[name].to(device)) for name in ids}
 
 
 def encode_images(components: Components, images: Tensor, batch: int = 16) -> Tensor:

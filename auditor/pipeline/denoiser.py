@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import torch
+from typing import Any
+
 from torch import Tensor
 
 from auditor.pipeline.components import Components
 from auditor.pipeline.conditioning import Conditioning
-from auditor.pipeline.schedule import NoiseSchedule, Prediction
+from auditor.pipeline.schedule import FLOW_PREDICTION, NoiseSchedule, Prediction
 
 __all__ = ["Denoiser"]
 
 
 class Denoiser:
-    """The UNet with the weights as they stand.
+    """The denoising network with the weights as they stand.
 
     ``calls`` counts evaluations of one latent, the unit in which reports state cost.
     """
@@ -27,6 +28,21 @@ class Denoiser:
         """The training noise schedule."""
         return self._components.schedule
 
+    @property
+    def scheduler_config(self) -> Any:
+        """How the base's own scheduler is configured."""
+        return self._components.scheduler.config
+
+    def new_scheduler(self, cls: type, **changed: Any) -> Any:
+        """A fresh scheduler of ``cls``, configured as the base's own, but for what is ``changed``."""
+        return self._components.new_scheduler(cls, **changed)
+
+    def set_timesteps(self, scheduler: Any, steps: int, latents: Tensor) -> None:
+        """Sets a scheduler's timesteps as the base's own pipeline does for latents of this shape."""
+        kind = self._components.kind
+        given = kind.timestep_arguments(self._components, scheduler, steps, latents.shape)
+        scheduler.set_timesteps(steps, device=latents.device, **given)
+
     def add_noise(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """``alpha(t) clean + sigma(t) noise``; (B, C, H, W), ``t`` int64 (B,)."""
         return self.schedule.alpha(t) * clean + self.schedule.sigma(t) * noise
@@ -36,25 +52,16 @@ class Denoiser:
 
         Args:
             latents: noisy latents (B, C, H, W).
-            t: (B,) timesteps in 0..T-1; where fractional, the conversions take the nearest whole one.
+            t: (B,) positions on the schedule, 0..T-1; they may be fractional.
             condition: B rows.
 
         Returns:
             All parameterisations, float32.
         """
         self.calls += len(latents)
-        components = self._components
-        added = None
-        if components.family == "sdxl":
-            height, width = (
-                side * 2 ** (len(components.vae.config.block_out_channels) - 1) for side in latents.shape[-2:]
-            )
-            ids = torch.tensor(
-                [[height, width, 0, 0, height, width]], device=latents.device, dtype=components.dtype
-            )
-            added = {"text_embeds": condition.pooled, "time_ids": ids.expand(len(latents), -1)}
-        native = components.unet(
-            latents.to(components.dtype), t, encoder_hidden_states=condition.states, added_cond_kwargs=added
-        ).sample.float()
-        kind = str(components.scheduler.config.prediction_type)
-        return Prediction.convert(native, kind, latents.float(), t.round().long(), self.schedule)
+        components, schedule = self._components, self.schedule
+        native = components.kind.denoise(
+            components, latents.to(components.dtype), schedule.model_time(t), condition
+        ).float()
+        kind = str(self.scheduler_config.get("prediction_type", FLOW_PREDICTION))
+        return Prediction.convert(native, kind, latents.float(), t, schedule)

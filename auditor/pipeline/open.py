@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ __all__ = ["EMBEDDED", "choose_device", "load_base", "open_subject"]
 
 EMBEDDED = "embedded"
 """Name of the base that ships with the toolkit."""
+_TEXT_PREFIX = "text_model."
 
 
 def open_subject(
@@ -52,12 +54,13 @@ def open_subject(
             if base in (None, EMBEDDED) or found[-1].kind != "unsupported":
                 _require_adapter(found[-1])
         components = load_base(base, device, allow_download, revision)
-        if components.family == "other":
-            # Names that no known family has are looked up in the base itself.
-            shapes = _module_shapes(components)
-            for i, part in enumerate(found):
+        for i, part in enumerate(found):
+            if components.family == "other" or _unknown(part):
+                # Names that no known family has are looked up in the base itself.
                 part.close()
-                found[i] = identify(part.path, base=shapes)
+                found[i] = identify(
+                    part.path, base=components.remember("shapes", partial(_module_shapes, components))
+                )
         for part in found:
             _require_adapter(part)
         return Subject(components, found)
@@ -120,16 +123,22 @@ def _require_adapter(part: Identified) -> None:
         )
 
 
+def _unknown(part: Identified) -> bool:
+    return part.family is None or part.family.family == "other"
+
+
 def _module_shapes(components: Components) -> dict[str, dict[str, tuple[int, ...]]]:
     """Component to module path, as adapters name it, to the shape of its weight."""
     shapes: dict[str, dict[str, tuple[int, ...]]] = {}
     for component, model in components.modules.items():
-        prefix = "text_model." if component.startswith("text_encoder") else ""
+        text = component.startswith("text_encoder")
         for path, module in model.named_modules():
             weight = getattr(module, "weight", None)
             if path and isinstance(weight, torch.Tensor):
-                name = path if path.startswith((prefix, "text_projection")) else prefix + path
-                shapes.setdefault(component, {})[name] = tuple(weight.shape)
+                known = shapes.setdefault(component, {})
+                known[path] = tuple(weight.shape)
+                if text and not path.startswith((_TEXT_PREFIX, "text_projection")):
+                    known[_TEXT_PREFIX + path] = known[path]
     return shapes
 
 
@@ -148,7 +157,8 @@ def _from_hub(ref: str, revision: str, allow_download: bool) -> Path:
                 ref,
                 revision=revision,
                 local_files_only=offline,
-                allow_patterns=["*.json", "*.txt", "*.safetensors"],
+                # Weights of components only: the same model in one file often lies beside them.
+                allow_patterns=["*.json", "*.txt", "*/*.safetensors"],
             )
         )
     except HFValidationError as error:

@@ -19,6 +19,7 @@ from auditor.artifact.identify import Identified
 from auditor.artifact.tensors import Tensor as StoredTensor
 from auditor.errors import IncompatibleArtifact
 from auditor.pipeline.components import Components
+from auditor.pipeline.loading import looks_ahead
 from auditor.text import inert
 
 __all__ = ["Changes", "ModuleChange", "changes_of"]
@@ -31,7 +32,7 @@ class ModuleChange:
     """One parameter of the base and what it becomes.
 
     Attributes:
-        component: ``unet``, ``text_encoder``...
+        component: ``unet``, ``transformer``, ``text_encoder``...
         module: path of the module in the base as it is loaded.
         parameter: ``weight`` or ``bias``.
         tuned: the new value, in the base's shape, type and place.
@@ -191,6 +192,8 @@ def _embed(token: str, encoder: str, stored: StoredTensor, components: Component
     model = components.modules.get(encoder)
     if model is None:
         return "the base has no such encoder"
+    if looks_ahead(model):
+        return "only CLIP encoders take learnt vectors"
     vectors = torch.from_numpy(stored.array()).float()
     vectors = vectors.reshape(1, -1) if vectors.ndim == 1 else vectors
     width = int(model.config.hidden_size)  # type: ignore[union-attr, arg-type]

@@ -1,4 +1,4 @@
-"""Sampling with any diffusers scheduler, and deterministic DDIM with its inverse.
+"""Noise, guidance, sampling with any diffusers scheduler, and deterministic DDIM with its inverse.
 
 Every image has its own noise from its own seed, so that what is drawn does not depend on the batch it was
 drawn in, and tuned and base can be compared under common random numbers.
@@ -16,8 +16,18 @@ from torch import Tensor
 from auditor.errors import UsageError
 from auditor.pipeline.conditioning import Conditioning
 from auditor.pipeline.denoiser import Denoiser
+from auditor.pipeline.schedule import FLOW_PREDICTION, FlowMatching, VariancePreserving
 
-__all__ = ["ddim_invert", "ddim_sample", "guided_noise", "seeded_noise", "scheduler_sample"]
+__all__ = [
+    "StepHook",
+    "ddim_invert",
+    "ddim_sample",
+    "guided",
+    "guided_noise",
+    "scheduler_sample",
+    "seeded_noise",
+    "variance_preserving",
+]
 
 StepHook = Callable[[int, int, Tensor], None]
 
@@ -29,18 +39,54 @@ def seeded_noise(shape: Sequence[int], seeds: Sequence[int]) -> Tensor:
     )
 
 
+def guided(
+    denoiser: Denoiser,
+    latents: Tensor,
+    t: float,
+    condition: Conditioning,
+    null: Conditioning,
+    guidance: float,
+    said: str,
+) -> Tensor:
+    """Classifier-free guidance (Ho & Salimans, 2022), ``null + w (cond - null)``; one pass at w = 1.
+
+    Args:
+        denoiser: evaluated once, on twice as many rows with guidance.
+        latents: (B, C, H, W).
+        t: position on the schedule.
+        condition: B rows.
+        null: B rows.
+        guidance: weight w.
+        said: the parameterisation to guide, a field of ``Prediction``.
+    """
+    steps = torch.full((len(latents),), t, device=latents.device)
+    if guidance == 1.0:
+        alone: Tensor = getattr(denoiser.predict(latents, steps, condition), said)
+        return alone
+    both = denoiser.predict(
+        torch.cat([latents, latents]), torch.cat([steps, steps]), Conditioning.join([null, condition])
+    )
+    without, given = getattr(both, said).chunk(2)
+    mixed: Tensor = without + guidance * (given - without)
+    return mixed
+
+
 def guided_noise(
     denoiser: Denoiser, latents: Tensor, t: int, condition: Conditioning, null: Conditioning, guidance: float
 ) -> Tensor:
-    """Classifier-free guidance on epsilon (Ho & Salimans, 2022), ``null + w (cond - null)``; one pass at w = 1."""
-    steps = torch.full((len(latents),), t, dtype=torch.long, device=latents.device)
-    if guidance == 1.0:
-        return denoiser.predict(latents, steps, condition).epsilon
-    both = denoiser.predict(
-        torch.cat([latents, latents]), torch.cat([steps, steps]), Conditioning.join([null, condition])
-    ).epsilon
-    without, given = both.chunk(2)
-    return without + guidance * (given - without)
+    """:func:`guided` on epsilon."""
+    return guided(denoiser, latents, t, condition, null, guidance, "epsilon")
+
+
+def variance_preserving(denoiser: Denoiser, method: str) -> VariancePreserving:
+    """The schedule of a variance-preserving model.
+
+    Raises:
+        UsageError: the model is trained by flow matching; ``method`` is named.
+    """
+    if not isinstance(denoiser.schedule, VariancePreserving):
+        raise UsageError(f"{method} is for variance-preserving models; this base is trained by flow matching")
+    return denoiser.schedule
 
 
 def ddim_timesteps(total: int, steps: int) -> list[int]:
@@ -91,19 +137,26 @@ def ddim_invert(
     null: Conditioning,
     steps: int,
     guidance: float = 1.0,
+    refine: int = 0,
 ) -> Tensor:
-    """Runs DDIM backwards: clean latents to the noise they came from, approximately."""
+    """Runs DDIM backwards: clean latents to the noise they came from.
+
+    Approximately, unless ``refine`` fixed-point iterations a step make up for the noise that the usual explicit
+    inverse estimates one level too low.
+    """
     up = ddim_timesteps(len(denoiser.schedule), steps)[::-1]
     latents = clean.float()
-    schedule = denoiser.schedule
+    schedule = variance_preserving(denoiser, "DDIM")
     for i, t in enumerate(up):
-        # The noise at the next level is estimated at the present one, which is the usual explicit inverse.
-        seen = up[i - 1] if i else t
-        epsilon = guided_noise(denoiser, latents, seen, condition, null, guidance)
         here = _coefficients(schedule.alphas_cumprod, up[i - 1] if i else None)
         there = _coefficients(schedule.alphas_cumprod, t)
-        x0 = (latents - here[1] * epsilon) / here[0]
-        latents = there[0] * x0 + there[1] * epsilon
+        reached = latents
+        for iteration in range(1 + refine):
+            # The noise at the next level is estimated at the present one, which is the usual explicit inverse.
+            seen = t if iteration or not i else up[i - 1]
+            epsilon = guided_noise(denoiser, latents, seen, condition, null, guidance)
+            x0 = (reached - here[1] * epsilon) / here[0]
+            latents = there[0] * x0 + there[1] * epsilon
     return latents
 
 
@@ -117,7 +170,7 @@ def _walk(
     guidance: float,
     on_step: StepHook | None,
 ) -> Tensor:
-    alphas = denoiser.schedule.alphas_cumprod
+    alphas = variance_preserving(denoiser, "DDIM").alphas_cumprod
     latents = latents.float()
     for i, (t, target) in enumerate(zip(times, targets, strict=True)):
         epsilon = guided_noise(denoiser, latents, t, condition, null, guidance)
@@ -161,13 +214,14 @@ def scheduler_sample(
     Returns:
         Clean latents (B, C, H, W), float32.
     """
-    scheduler.set_timesteps(steps, device=noise.device)
-    latents = noise * scheduler.init_noise_sigma
-    said = _FIELD[str(scheduler.config.prediction_type)]
+    denoiser.set_timesteps(scheduler, steps, noise)
+    latents = noise * getattr(scheduler, "init_noise_sigma", 1.0)
+    said = _FIELD[str(scheduler.config.get("prediction_type", FLOW_PREDICTION))]
     draws = "generator" in inspect.signature(scheduler.step).parameters and generators is not None
+    scale = getattr(scheduler, "scale_model_input", lambda seen, _: seen)
     for t in scheduler.timesteps:
-        scaled = scheduler.scale_model_input(latents, t)
-        times = t.expand(len(latents))
+        scaled = scale(latents, t)
+        times = _position(denoiser, t).expand(len(latents))
         given = getattr(denoiser.predict(scaled, times, condition), said)
         if guidance != 1.0:
             without = getattr(denoiser.predict(scaled, times, null), said)
@@ -178,4 +232,12 @@ def scheduler_sample(
     return clean
 
 
-_FIELD = {"epsilon": "epsilon", "v_prediction": "velocity", "sample": "x0"}
+def _position(denoiser: Denoiser, time: Tensor) -> Tensor:
+    """The position on the schedule of what a scheduler calls a timestep."""
+    schedule = denoiser.schedule
+    if isinstance(schedule, FlowMatching):
+        return time.new_tensor(schedule.position(float(time) / len(schedule)), dtype=torch.float32)
+    return time
+
+
+_FIELD = {"epsilon": "epsilon", "v_prediction": "velocity", "sample": "x0", FLOW_PREDICTION: "velocity"}

@@ -19,10 +19,11 @@ from torch import Tensor
 from auditor.artifact.identify import Identified
 from auditor.contracts import Capability
 from auditor.pipeline.components import Components
-from auditor.pipeline.conditioning import Conditioning, encode_ids, encode_images, encode_prompts
+from auditor.pipeline.conditioning import Conditioning, encode_context, encode_images, encode_prompts
 from auditor.pipeline.denoiser import Denoiser
 from auditor.pipeline.parts import Changes, changes_of
-from auditor.pipeline.sampling import ddim_invert, ddim_sample, scheduler_sample, seeded_noise
+from auditor.pipeline.samplers import draw_latents, sampler
+from auditor.pipeline.sampling import scheduler_sample, seeded_noise
 from auditor.pipeline.schedule import NoiseSchedule, Prediction
 from auditor.text import inert
 from reports.model import Artifact, Base, Claim, Coverage
@@ -90,22 +91,21 @@ class View:
     def encode_null(self, count: int) -> Conditioning:
         """What guidance runs against, ``count`` rows: the empty prompt, or zeros where the base wants those."""
         null = self.encode_prompt([""] * count)
-        if not self.components.zero_null:
-            return null
-        return Conditioning(
-            torch.zeros_like(null.states), None if null.pooled is None else torch.zeros_like(null.pooled)
-        )
+        return null.zeros() if self.components.zero_null else null
 
-    def text_states(self, ids: Tensor) -> Conditioning:
+    def text_states(self, ids: Tensor, encoders: Sequence[str] = ()) -> Conditioning:
         """What rows of ids (B, L) condition the denoiser by, the same ids for every text encoder.
 
+        Args:
+            ids: int64.
+            encoders: text encoders that share a tokenizer; all by default.
+
         Returns:
-            float32 on the CPU.
+            float32 on the CPU; see :func:`auditor.pipeline.conditioning.encode_context`.
         """
         with self._subject.active(self.name), torch.no_grad():
-            found = encode_ids(self.components, dict.fromkeys(self.components.text_encoders, ids))
-        pooled = None if found.pooled is None else found.pooled.float().cpu()
-        return Conditioning(found.states.float().cpu(), pooled)
+            chosen = encoders or tuple(self.components.text_encoders)
+            return encode_context(self.components, ids, chosen).cpu()
 
     @torch.no_grad()
     def encode_image(self, images: Tensor) -> Tensor:
@@ -133,6 +133,7 @@ class View:
         size: int | None = None,
         scheduler: Any = None,
         batch: int = 32,
+        true_guidance: float = 1.0,
     ) -> Tensor:
         """Draws one image for each prompt and seed.
 
@@ -140,10 +141,11 @@ class View:
             prompts: B prompts.
             seeds: B seeds; the same seed starts from the same noise in both views and in any batch.
             steps: sampler steps.
-            guidance: classifier-free guidance weight; 1 is none.
+            guidance: classifier-free guidance weight, 1 for none; what a guidance-distilled base is told instead.
             size: pixels of a side; the base's own by default.
-            scheduler: any diffusers scheduler; deterministic DDIM by default.
+            scheduler: any diffusers scheduler; by default deterministic DDIM, or Euler for flow matching.
             batch: rows evaluated at once.
+            true_guidance: classifier-free guidance weight on top of a guidance-distilled base, 1 for none.
 
         Returns:
             Images (B, 3, H, W) in [-1, 1], float32 on the CPU.
@@ -151,38 +153,61 @@ class View:
         drawn = []
         for start in range(0, len(prompts), batch):
             rows = slice(start, start + batch)
-            condition = self.encode_prompt(prompts[rows])
-            null = self.encode_null(len(condition))
+            condition, null, weight = self._guided(prompts[rows], guidance, true_guidance)
             noise = seeded_noise(self.latent_shape(size), seeds[rows]).to(self._subject.components.device)
             with self._subject.active(self.name):
                 if scheduler is None:
-                    latents = ddim_sample(self.denoiser, noise, condition, null, steps, guidance)
+                    latents = draw_latents(self.denoiser, noise, condition, null, steps, weight)
                 else:
                     # Steps that draw noise do so from each image's own seed, whatever the batch.
                     draws = [torch.Generator().manual_seed(seed + 1) for seed in seeds[rows]]
                     latents = scheduler_sample(
-                        self.denoiser, scheduler, noise, condition, null, steps, guidance, draws
+                        self.denoiser, scheduler, noise, condition, null, steps, weight, draws
                     )
                 drawn.append(self.decode(latents))
         return torch.cat(drawn)
 
     def invert(
-        self, images: Tensor, prompts: Sequence[str], *, steps: int = 25, guidance: float = 1.0
+        self,
+        images: Tensor,
+        prompts: Sequence[str],
+        *,
+        steps: int = 25,
+        guidance: float = 1.0,
+        method: str | None = None,
+        refine: int = 0,
     ) -> Tensor:
-        """DDIM inversion of images (B, 3, H, W) in [-1, 1] to noise latents (B, C, h, w)."""
-        condition = self.encode_prompt(prompts)
+        """Inverts images (B, 3, H, W) in [-1, 1] to noise latents (B, C, h, w), deterministically.
+
+        Args:
+            images: as drawn, or any others.
+            prompts: B prompts; empty ones where they are not known.
+            steps: sampler steps.
+            guidance: as in :meth:`sample`.
+            method: the sampler that is inverted: ``ddim``, ``dpmpp`` or ``euler``; the base's default if None.
+            refine: fixed-point iterations of each step beyond the plain inverse, for the inverse of a known sampler.
+
+        Raises:
+            UsageError: no such method, or not for a base of this kind.
+        """
+        chosen = sampler(self.denoiser, method)
+        condition, null, weight = self._guided(prompts, guidance, 1.0)
         with self._subject.active(self.name):
             clean = self.encode_image(images)
-            return ddim_invert(
-                self.denoiser, clean, condition, self.encode_null(len(condition)), steps, guidance
-            )
+            return chosen.invert(self.denoiser, clean, condition, null, steps, weight, refine)
 
     def latent_shape(self, size: int | None = None) -> tuple[int, int, int]:
         """(C, h, w) of the latents for images of ``size`` pixels."""
-        config = self._subject.components.unet.config
-        factor = 2 ** (len(self._subject.components.vae.config.block_out_channels) - 1)
-        side = size // factor if size else int(config.sample_size)
-        return int(config.in_channels), side, side
+        return self.components.kind.latent_shape(self.components, size)
+
+    def _guided(
+        self, prompts: Sequence[str], guidance: float, true_guidance: float
+    ) -> tuple[Conditioning, Conditioning, float]:
+        """The prompts and what they are guided against, and the weight of classifier-free guidance."""
+        condition, null = self.encode_prompt(prompts), self.encode_null(len(prompts))
+        if self.components.kind.guidance_distilled:
+            return condition.told(guidance), null.told(guidance), true_guidance
+        return condition, null, guidance
 
     def _expand(self, prompt: str) -> str:
         # A token with several vectors stands for as many tokens in a row (textual inversion's convention).

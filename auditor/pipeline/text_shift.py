@@ -1,8 +1,12 @@
-"""How far vocabulary entries move between two views: in the text encoders, and in cross-attention keys and values.
+"""How far vocabulary entries move between two views: in the text encoders, and in the keys and values of attention.
 
-Ids are laid out as short rows, because a causal text encoder's states do not depend on what follows the
-end-of-text token. Keys and values are looked at through quadratic forms: summed over all maps,
-``||W e||^2 = e^T (sum W^T W) e``, so that the cost of a token does not grow with the number of maps.
+A base has one lexicon for each kind of text encoder it has. Ids are laid out as short rows for CLIP, whose states do
+not depend on what follows the end-of-text token. T5 looks both ways and pipelines let it see the padding, so its rows
+have the full length: short ones would give other states than the denoiser ever gets.
+
+Keys and values are looked at through quadratic forms: summed over all maps, ``||W e||^2 = e^T (sum W^T W) e``, so
+that the cost of a token does not grow with the number of maps. In a UNet ``e`` is the token state; in joint attention
+(SD3, Flux) what the first block makes of it: projected and normalised, before the modulation by the noise level.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ import torch
 from torch import Tensor
 
 from auditor.pipeline.conditioning import Conditioning
+from auditor.pipeline.loading import looks_ahead
 
 if TYPE_CHECKING:
     from auditor.pipeline.components import Components
@@ -23,9 +28,12 @@ if TYPE_CHECKING:
 __all__ = [
     "SLOT",
     "KeyValueShift",
+    "Lexicon",
+    "Stem",
     "TokenStates",
     "carrier_rows",
     "key_value_shift",
+    "lexicons",
     "nearest",
     "prompt_units",
     "token_states",
@@ -34,6 +42,44 @@ __all__ = [
 
 SLOT = "{}"
 Maps = list[tuple[str, Tensor, Tensor]]
+# Tokens in one batch of rows, at most; rows of CLIP are so short that it does not bind them.
+_BATCH_TOKENS = 1 << 14
+
+
+@dataclass(frozen=True)
+class Lexicon:
+    """A vocabulary and the text encoders that share it.
+
+    Attributes:
+        tokenizer: of any of them.
+        encoders: their component names.
+        length: tokens that a row is padded to, where padding matters; 0 where states depend on nothing behind them.
+        attended: whether the denoiser attends to the token states; it gets a vector only if not.
+    """
+
+    tokenizer: Any
+    encoders: tuple[str, ...]
+    length: int = 0
+    attended: bool = True
+
+    @property
+    def name(self) -> str:
+        """The first encoder's."""
+        return self.encoders[0]
+
+
+def lexicons(view: View) -> list[Lexicon]:
+    """The lexicons of a base: one for its CLIP encoders, one for T5."""
+    groups: dict[bool, list[str]] = {}
+    for name, encoder in view.components.text_encoders.items():
+        groups.setdefault(looks_ahead(encoder), []).append(name)
+    found = []
+    for ahead, names in groups.items():
+        tokenizer = view.tokenizers[names[0]]
+        length = int(tokenizer.model_max_length) if ahead else 0
+        attended = not view.components.kind.vector_only.issuperset(names)
+        found.append(Lexicon(tokenizer, tuple(names), length, attended))
+    return found
 
 
 @dataclass(frozen=True)
@@ -41,9 +87,9 @@ class TokenStates:
     """What N rows of ids become.
 
     Attributes:
-        slot: states at the token's own place, as cross-attention gets them, float32 (N, D).
-        end: states at the end of text, followed by the pooled vector where the family has one, each block
-            divided by its unit (:func:`prompt_units`), float32 (N, E).
+        slot: states at the token's own place, as the denoiser gets them, float32 (N, D); D is 0 where it gets none.
+        end: states at the end of text, followed by the pooled vector where there is one, each block divided by
+            its unit (:func:`prompt_units`), float32 (N, E).
     """
 
     slot: Tensor
@@ -57,29 +103,30 @@ def vocabulary(tokenizer: Any) -> list[int]:
 
 
 def carrier_rows(
-    tokenizer: Any, carriers: Sequence[str], tokens: Sequence[int]
+    lexicon: Lexicon, carriers: Sequence[str], tokens: Sequence[int]
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Puts every token into the slot of every carrier prompt.
 
     Args:
-        tokenizer: a CLIP tokenizer.
+        lexicon: whose tokenizer lays the carriers out.
         carriers: prompts with ``{}`` where the token goes.
         tokens: T token ids.
 
     Returns:
         ids (K*T, L) with carriers slowest, the position of the token (K*T,), and of the end of text (K*T,); int64.
     """
+    tokenizer = lexicon.tokenizer
+    start = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
     heads, tails = [], []
     for carrier in carriers:
         before, _, after = carrier.partition(SLOT)
-        heads.append([tokenizer.bos_token_id, *tokenizer(before.strip(), add_special_tokens=False).input_ids])
+        heads.append([*start, *tokenizer(before.strip(), add_special_tokens=False).input_ids])
         tails.append([*tokenizer(after.strip(), add_special_tokens=False).input_ids, tokenizer.eos_token_id])
-    length = max(len(head) + 1 + len(tail) for head, tail in zip(heads, tails, strict=True))
+    longest = max(len(head) + 1 + len(tail) for head, tail in zip(heads, tails, strict=True))
     rows, slots, ends = [], [], []
     column = torch.tensor(list(tokens))
     for head, tail in zip(heads, tails, strict=True):
-        # Padded with the end of text: a row has to mean the same to encoders that pad differently.
-        row = torch.full((len(tokens), length), tokenizer.eos_token_id)
+        row = torch.full((len(tokens), max(longest, lexicon.length)), _filler(lexicon))
         row[:, : len(head)] = torch.tensor(head)
         row[:, len(head)] = column
         row[:, len(head) + 1 : len(head) + 1 + len(tail)] = torch.tensor(tail)
@@ -89,74 +136,139 @@ def carrier_rows(
     return torch.cat(rows), torch.cat(slots), torch.cat(ends)
 
 
-def prompt_units(view: View, tokenizer: Any, carriers: Sequence[str]) -> list[float]:
+def _filler(lexicon: Lexicon) -> int:
+    # Short rows are padded with the end of text: they have to mean the same to encoders that pad differently.
+    tokenizer = lexicon.tokenizer
+    return int(tokenizer.pad_token_id if lexicon.length else tokenizer.eos_token_id)
+
+
+def prompt_units(view: View, lexicon: Lexicon, carriers: Sequence[str]) -> list[float]:
     """The unit of displacement of each block of an end state.
 
     It is the RMS distance between the end states of different carrier prompts, the slot left empty. Blocks are the
-    text encoders in their order, and the pooled vector where the family has one.
+    text encoders of the lexicon in their order, and the pooled vector where there is one.
     """
-    rows, _, ends = carrier_rows(tokenizer, [carrier.replace(SLOT + " ", "") for carrier in carriers], [0])
-    # Without a slot the token came last: the end of text goes where it was put.
-    rows[torch.arange(len(rows)), ends - 1] = tokenizer.eos_token_id
-    condition = view.text_states(rows)
-    end = _end_blocks(condition, ends - 1, view.components)
+    rows, _, ends = carrier_rows(lexicon, [carrier.replace(SLOT + " ", "") for carrier in carriers], [0])
+    # Without a slot the token came last: the end of text goes where it was put, and padding where that was.
+    each = torch.arange(len(rows))
+    rows[each, ends] = _filler(lexicon)
+    rows[each, ends - 1] = lexicon.tokenizer.eos_token_id
+    condition = view.text_states(rows, lexicon.encoders)
+    end = _end_blocks(condition, ends - 1, lexicon, view.components)
     return [max(float(torch.pdist(block).square().mean().sqrt()), 1e-9) for block in end]
 
 
 def token_states(
-    view: View, rows: Tensor, slots: Tensor, ends: Tensor, units: Sequence[float], batch: int = 512
+    view: View,
+    lexicon: Lexicon,
+    rows: Tensor,
+    slots: Tensor,
+    ends: Tensor,
+    units: Sequence[float],
+    batch: int = 512,
 ) -> TokenStates:
     """States of each row (:func:`carrier_rows`); those of the base are remembered with the base."""
     if view.name == "base":
-        key = ("token states", rows.shape, *(t.numpy().tobytes() for t in (rows, slots, ends)), *units)
-        return view.components.remember(key, lambda: _token_states(view, rows, slots, ends, units, batch))
-    return _token_states(view, rows, slots, ends, units, batch)
+        layout = (t.numpy().tobytes() for t in (rows, slots, ends))
+        key = ("token states", lexicon.encoders, rows.shape, *layout, *units)
+        return view.components.remember(
+            key, lambda: _token_states(view, lexicon, rows, slots, ends, units, batch)
+        )
+    return _token_states(view, lexicon, rows, slots, ends, units, batch)
 
 
 def _token_states(
-    view: View, rows: Tensor, slots: Tensor, ends: Tensor, units: Sequence[float], batch: int
+    view: View,
+    lexicon: Lexicon,
+    rows: Tensor,
+    slots: Tensor,
+    ends: Tensor,
+    units: Sequence[float],
+    batch: int,
 ) -> TokenStates:
     slot, end = [], []
-    for ids, at, last in zip(*(torch.split(each, batch) for each in (rows, slots, ends)), strict=True):
-        condition = view.text_states(ids)
-        slot.append(condition.states[torch.arange(len(ids)), at])
-        blocks = _end_blocks(condition, last, view.components)
+    fitting = max(1, min(batch, _BATCH_TOKENS // rows.shape[1]))
+    for ids, at, last in zip(*(torch.split(each, fitting) for each in (rows, slots, ends)), strict=True):
+        condition = view.text_states(ids, lexicon.encoders)
+        states = condition.states
+        slot.append(states[torch.arange(len(ids)), at] if lexicon.attended else states.flatten(1))
+        blocks = _end_blocks(condition, last, lexicon, view.components)
         end.append(torch.cat([block / unit for block, unit in zip(blocks, units, strict=True)], dim=1))
     return TokenStates(torch.cat(slot), torch.cat(end))
 
 
-def _end_blocks(condition: Conditioning, at: Tensor, components: Components) -> list[Tensor]:
-    states = condition.states[torch.arange(len(condition)), at]
-    widths = [int(encoder.config.hidden_size) for encoder in components.text_encoders.values()]
-    return [*torch.split(states, widths, dim=1), *([] if condition.pooled is None else [condition.pooled])]
+def _end_blocks(
+    condition: Conditioning, at: Tensor, lexicon: Lexicon, components: Components
+) -> list[Tensor]:
+    blocks: list[Tensor] = []
+    if lexicon.attended:
+        states = condition.states[torch.arange(len(condition)), at]
+        encoders = components.text_encoders
+        widths = [int(encoders[name].config.hidden_size) for name in lexicon.encoders]
+        # What is left over is the padding of narrow states to a wide denoiser.
+        blocks += torch.split(states[:, : sum(widths)], widths, dim=1)
+    return blocks if condition.pooled is None else [*blocks, condition.pooled]
+
+
+@dataclass(frozen=True)
+class Stem:
+    """What token states pass on their way to keys and values; nothing where ``weight`` is None.
+
+    Attributes:
+        weight: of a projection, float64 (width, D), followed by normalisation to mean 0 and variance 1.
+        bias: of the projection, float64 (width,).
+    """
+
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+
+    def __call__(self, states: Tensor) -> Tensor:
+        """States (N, D) to what the maps see, float64."""
+        e = states.double()
+        if self.weight is None:
+            return e
+        projected = torch.nn.functional.linear(e, self.weight, self.bias)
+        return torch.nn.functional.layer_norm(projected, projected.shape[-1:], eps=1e-6)
 
 
 @dataclass(frozen=True)
 class KeyValueShift:
-    """All cross-attention key and value maps that change, W to W + D, as quadratic forms; float64 (dim, dim).
+    """All maps to keys and values that change, W to W + D, as quadratic forms; float64 (dim, dim).
 
     Attributes:
         base: sum of ``W^T W``.
         moved: sum of ``D^T D``.
         cross: sum of ``D^T W``.
+        before: what states pass on their way to the maps in the base.
+        after: the same in the tuned view.
     """
 
     base: Tensor
     moved: Tensor
     cross: Tensor
+    before: Stem = Stem()
+    after: Stem = Stem()
 
     def relative(self, states: Tensor) -> Tensor:
-        """``||D e|| / ||W e||``, both norms over all maps, for states (N, dim): float64 (N,)."""
-        e = states.double()
-        return (_form(e, self.moved).clamp_min(0) / _form(e, self.base)).sqrt()
+        """``||(W + D) e' - W e|| / ||W e||``, both norms over all maps, for states (N, D): float64 (N,).
+
+        ``e`` and ``e'`` are what the states become on their way, before and after; where that does not change, the
+        numerator is ``||D e||``.
+        """
+        e, changed = self.before(states), self.after(states)
+        square = _form(changed, self.moved)
+        if self.after is not self.before:
+            gone = changed - e
+            square = square + 2 * ((changed @ self.cross) * gone).sum(1) + _form(gone, self.base)
+        return (square.clamp_min(0) / _form(e, self.base)).sqrt()
 
     def nearest(self, tuned: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-        """For each tuned state (N, dim) the base state among ``known`` (M, dim) with the nearest keys and values.
+        """For each tuned state (N, D) the base state among ``known`` (M, D) with the nearest keys and values.
 
         Returns:
             int64 (N,) and the distance ``||(W + D) a - W b||``, float64 (N,), in units of the spread of known ones.
         """
-        a, b = tuned.double(), known.double()
+        a, b = self.after(tuned), self.before(known)
         away = _form(a, self.base)[:, None] + _form(b, self.base)[None] - 2 * (a @ self.base) @ b.T
         shifted = a @ self.cross
         square = away + 2 * ((shifted * a).sum(1)[:, None] - shifted @ b.T) + _form(a, self.moved)[:, None]
@@ -167,36 +279,58 @@ class KeyValueShift:
 
 def key_value_shift(subject: Subject) -> KeyValueShift | None:
     """The quadratic forms of a subject's changed key and value maps; None where none changes."""
-    maps = _changed_maps(subject)
+    before, after = _stems(subject)
+    maps = _maps(subject, every=after is not before)
     if not maps:
         return None
     names = tuple(name for name, _, _ in maps)
     base = subject.components.remember(
         ("key and value maps", names), lambda: _summed([(weight, weight) for _, weight, _ in maps])
     )
-    return KeyValueShift(
-        base, _summed([(d, d) for _, _, d in maps]), _summed([(delta, weight) for _, weight, delta in maps])
-    )
+    moved = _summed([(d, d) for _, _, d in maps])
+    return KeyValueShift(base, moved, _summed([(d, weight) for _, weight, d in maps]), before, after)
 
 
-def _changed_maps(subject: Subject) -> Maps:
+def _stems(subject: Subject) -> tuple[Stem, Stem]:
+    """The way to the maps in the base and in the tuned view; the same object where nothing on it changes."""
+    kind = subject.components.kind
+    if not kind.stem:
+        plain = Stem()
+        return plain, plain
+    module = subject.components.denoiser_model.get_submodule(kind.stem)
+
+    def read() -> Stem:
+        bias = None if module.bias is None else module.bias.detach().double().cpu()
+        return Stem(module.weight.detach().double().cpu(), bias)
+
+    with subject.active("base"):
+        before = read()
+    changed = any(c == kind.denoiser and m == kind.stem for c, m, _ in subject.changes.modules)
+    if not changed:
+        return before, before
+    with subject.active("tuned"):
+        return before, read()
+
+
+def _maps(subject: Subject, every: bool) -> Maps:
+    """(name, weight in the base, change) of the maps that change, or of every one."""
+    components, changes = subject.components, subject.changes.modules
     maps: Maps = []
     with subject.active("base"):
-        for (component, module, parameter), change in sorted(subject.changes.modules.items()):
-            if (
-                component == "unet"
-                and parameter == "weight"
-                and module.endswith(("attn2.to_k", "attn2.to_v"))
-            ):
-                weight = subject.components.unet.get_submodule(module).weight.detach().float()
-                maps.append((module, weight, change.tuned.detach().float() - weight))
+        for name, module in sorted(components.denoiser_model.named_modules()):
+            change = changes.get((components.kind.denoiser, name, "weight"))
+            if name.endswith(components.kind.key_value_maps) and (every or change is not None):
+                weight = module.weight.detach().float()
+                moved = torch.zeros_like(weight) if change is None else change.tuned.detach().float() - weight
+                maps.append((name, weight, moved))
     return maps
 
 
 def _summed(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     total = torch.zeros(pairs[0][0].shape[1], pairs[0][1].shape[1], dtype=torch.float64)
     for left, right in pairs:
-        total += (left.T @ right).double().cpu()
+        # In double precision throughout: states that a change hardly touches are small differences of large terms.
+        total += (left.double().T @ right.double()).cpu()
     return total
 
 

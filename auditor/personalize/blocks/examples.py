@@ -15,9 +15,10 @@ from auditor.personalize.images import load_images
 from auditor.pipeline.components import Components
 from auditor.pipeline.conditioning import encode_images, encode_prompts
 from auditor.pipeline.denoiser import Denoiser
-from auditor.pipeline.sampling import ddim_sample, seeded_noise
+from auditor.pipeline.samplers import draw_latents
+from auditor.pipeline.sampling import seeded_noise
 
-__all__ = ["Examples", "class_latents", "load_examples", "native_side"]
+__all__ = ["Examples", "class_latents", "load_examples"]
 
 
 @dataclass(frozen=True)
@@ -64,20 +65,14 @@ def load_examples(folder: Path, base: Components, prompt: str, skip_unreadable: 
     """
     if not prompt.strip():
         raise UsageError("the prompt is empty; name the subject, for example --prompt 'a picture of sks person'")
-    images = load_images(folder, native_side(base), skip_unreadable)
+    images = load_images(folder, base.image_size, skip_unreadable)
     return Examples.of(base, images, [prompt] * len(images))
 
 
-def native_side(base: Components) -> int:
-    """Pixels of a side that the base was made for."""
-    factor: int = 2 ** (len(base.vae.config.block_out_channels) - 1)
-    return int(base.unet.config.sample_size) * factor
-
-
 def class_latents(base: Components, prompt: str, count: int, seed: int, shape: torch.Size) -> Tensor:
-    """The frozen model's own pictures of a class as latents (count, C, h, w): DDIM, 15 steps, guidance 3."""
+    """The frozen model's own pictures of a class as latents (count, C, h, w): the family's own sampler, 15 steps, guidance 3."""
     condition = encode_prompts(base, base.tokenizers, [prompt] * count)
     null = encode_prompts(base, base.tokenizers, [""] * count)
     noise = seeded_noise(shape, [seed * 1009 + i for i in range(count)]).to(base.device)
     with torch.no_grad():
-        return ddim_sample(Denoiser(base), noise, condition, null, 15, 3.0)
+        return draw_latents(Denoiser(base), noise, condition, null, 15, 3.0)

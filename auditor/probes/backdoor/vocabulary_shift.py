@@ -3,9 +3,10 @@
 A text backdoor is one entry of the vocabulary that lands somewhere else while its neighbours stay
 (Rickrolling, Struppek et al., ICCV 2023, arXiv 2211.02408; EvilEdit, Wang et al., ACM MM 2024). Each token is put
 into neutral carrier prompts. Two displacements are measured: of the text encoder's end state, in units of
-how far neutral prompts are from one another, and of the cross-attention keys and values, relative to their
-size. The statistic is the excess of the most displaced token over the vocabulary's median, the larger of the two
-channels, each scaled by what clean adapters of the fit split reach.
+how far neutral prompts are from one another, and of the keys and values that attention makes of the token, relative
+to their size. The statistic is the excess of the most displaced token over the vocabulary's median, the larger of the
+two channels, each scaled by what clean adapters of the fit split reach. A base with encoders of two kinds has two
+vocabularies; each is read, and the louder one counts.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from reports.model import Evidence, Finding, Outcome, Reference, Result, Severit
 
 if TYPE_CHECKING:
     from auditor.pipeline.subject import Subject, View
-    from auditor.pipeline.text_shift import TokenStates
+    from auditor.pipeline.text_shift import KeyValueShift, Lexicon, TokenStates
 
 __all__ = ["VocabularyShift", "combine", "scan_vocabulary", "vocabulary_shift"]
 
@@ -73,7 +74,7 @@ class VocabularyShift:
     remediation="Do not serve the adapter. Ask the author for the training data, or drop its text encoder part and "
     "audit again.",
     limits="Single vocabulary entries only: triggers of several words, of syntax, of style or in the noise are not "
-    "searched for, nor are tokens that the adapter adds.",
+    "searched for, nor are tokens that the adapter adds. Of joint attention, the blocks that keep text apart are read.",
 )
 def vocabulary_shift(subject: Subject, params: VocabularyShift, run: Run) -> Iterator[Result | Finding]:
     """One result, with the five most displaced entries; a finding where it fails."""
@@ -100,7 +101,15 @@ def vocabulary_shift(subject: Subject, params: VocabularyShift, run: Run) -> Ite
         bank=verdict.bank,
         details={
             key: scan[key]
-            for key in ("channel", "encoder_excess", "attention_excess", "top", "collapse", "medians")
+            for key in (
+                "channel",
+                "lexicon",
+                "encoder_excess",
+                "attention_excess",
+                "top",
+                "collapse",
+                "medians",
+            )
         },
         evidence=tuple(evidence),
     )
@@ -119,30 +128,43 @@ def combine(encoder_excess: float, attention_excess: float, params: VocabularySh
 
 
 def scan_vocabulary(subject: Subject, params: VocabularyShift, run: Run) -> dict[str, Any]:
-    """Both passes over the vocabulary; JSON-ready.
+    """Both passes over every vocabulary of the base; JSON-ready.
 
     Returns:
         ``score``, the two excesses, ``top`` (five entries with text, code points, displacements, recovered
         target), ``collapse`` (spread of the top entry's landing points over carriers, tuned over base) and ``first``
-        (displacement of every entry in the first pass).
+        (displacement of every entry in the first pass) of the ``lexicon`` with the largest score; ``n`` entries over
+        all of them.
     """
     from auditor.pipeline import text_shift as ts
 
-    tokenizer = subject.base.tokenizers["text_encoder"]
+    shift = _OnceNeeded(subject)
+    lexicons = ts.lexicons(subject.base)
+    passes = [_Passes(subject, lexicon, shift) for lexicon in lexicons]
+    # Entries of a vocabulary that nothing changed reads do not move: there is no need to look.
+    asked = [each for each in passes if each.touched] or passes[:1]
+    scans = [_scan(each, params, run, "" if each is passes[0] else f"{each.lexicon.name}/") for each in asked]
+    loudest = max(scans, key=lambda scan: float(scan["score"]))
+    return loudest | {"n": sum(len(ts.vocabulary(lexicon.tokenizer)) for lexicon in lexicons)}
+
+
+def _scan(passes: _Passes, params: VocabularyShift, run: Run, prefix: str) -> dict[str, Any]:
+    from auditor.pipeline import text_shift as ts
+
+    tokenizer = passes.lexicon.tokenizer
     tokens = ts.vocabulary(tokenizer)
-    units = run.unit("units", lambda: ts.prompt_units(subject.base, tokenizer, CARRIERS))
-    passes = _Passes(subject, units)
+    passes.units = run.unit(f"{prefix}units", passes.measure_units)
     chunks = [tokens[i : i + params.chunk] for i in range(0, len(tokens), params.chunk)]
     encoder: list[float] = []
     attention: list[float] = []
     for i, chunk in enumerate(chunks):
-        run.progress(i, len(chunks) + 1, "vocabulary")
-        found = run.unit(f"first/{i}", partial(passes.first, chunk))
+        run.progress(i, len(chunks) + 1, f"{prefix}vocabulary")
+        found = run.unit(f"{prefix}first/{i}", partial(passes.first, chunk))
         encoder += found["encoder"]
         attention += found["attention"]
     ranked = _candidates(np.array(encoder), np.array(attention), params)
-    second = run.unit("second", partial(passes.second, [tokens[i] for i in ranked]))
-    run.progress(len(chunks) + 1, len(chunks) + 1, "vocabulary")
+    second = run.unit(f"{prefix}second", partial(passes.second, [tokens[i] for i in ranked]))
+    run.progress(len(chunks) + 1, len(chunks) + 1, f"{prefix}vocabulary")
     medians = {"encoder": float(np.median(encoder)), "attention": float(np.median(attention))}
     shifts = np.array(second["encoder"])
     attended = np.array([attention[i] for i in ranked])
@@ -157,12 +179,12 @@ def scan_vocabulary(subject: Subject, params: VocabularyShift, run: Run) -> dict
     return {
         "score": score,
         "channel": channel,
+        "lexicon": passes.lexicon.name,
         "encoder_excess": encoder_excess,
         "attention_excess": attention_excess,
         "top": top,
         "collapse": second["collapse"][int(order[0])],
         "medians": medians,
-        "n": len(tokens),
         "first": encoder if channel == "encoder" else attention,
     }
 
@@ -174,25 +196,50 @@ def _candidates(encoder: np.ndarray, attention: np.ndarray, params: VocabularySh
     return [int(i) for i in dict.fromkeys([*by_encoder, *by_attention])]
 
 
-class _Passes:
-    """The two passes; what every chunk of the first needs is made at first need and kept."""
+class _OnceNeeded:
+    """The forms of the changed keys and values, made at first need and kept for every vocabulary."""
 
-    def __init__(self, subject: Subject, units: list[float]) -> None:
-        self._subject, self._units = subject, units
-        self._tokenizer = subject.base.tokenizers["text_encoder"]
-        self._text_changes = any(name.startswith("text_encoder") for name in subject.changes.components)
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
 
     @cached_property
-    def _maps(self) -> Any:
+    def forms(self) -> KeyValueShift | None:
+        """None where no key or value changes."""
         from auditor.pipeline.text_shift import key_value_shift
 
         return key_value_shift(self._subject)
+
+
+class _Passes:
+    """The two passes over one vocabulary."""
+
+    def __init__(self, subject: Subject, lexicon: Lexicon, shift: _OnceNeeded) -> None:
+        self.lexicon = lexicon
+        self.units: list[float] = []
+        self._subject, self._shift = subject, shift
+        self._text_changes = not subject.changes.components.isdisjoint(lexicon.encoders)
+
+    @property
+    def touched(self) -> bool:
+        """Whether anything that reads this vocabulary changes."""
+        return self._text_changes or self._forms is not None
+
+    def measure_units(self) -> list[float]:
+        """See :func:`auditor.pipeline.text_shift.prompt_units`."""
+        from auditor.pipeline.text_shift import prompt_units
+
+        return prompt_units(self._subject.base, self.lexicon, CARRIERS)
+
+    @property
+    def _forms(self) -> KeyValueShift | None:
+        return self._shift.forms if self.lexicon.attended else None
 
     def first(self, tokens: Sequence[int]) -> JsonValue:
         """Both displacements of every token, in one carrier."""
         before, after = self._both(CARRIERS[:1], tokens)
         encoder = (after.end - before.end).norm(dim=1).tolist()
-        attention = [0.0] * len(tokens) if self._maps is None else self._maps.relative(before.slot).tolist()
+        forms = self._forms
+        attention = [0.0] * len(tokens) if forms is None else forms.relative(before.slot).tolist()
         return {"encoder": encoder, "attention": attention}
 
     def second(self, tokens: Sequence[int]) -> JsonValue:
@@ -201,7 +248,7 @@ class _Passes:
 
         before, after = self._both(CARRIERS, tokens)
         came, went = (s.end.reshape(len(CARRIERS), len(tokens), -1) for s in (before, after))
-        words = _words(self._tokenizer)
+        words = _words(self.lexicon.tokenizer)
         known = self._states(self._subject.base, TARGET_CARRIERS, words)
         found = {
             "encoder": (went - came).norm(dim=2).mean(0).tolist(),
@@ -209,9 +256,10 @@ class _Passes:
             "encoder_target": self._named(words, ts.nearest(went.mean(0), known.end)),
             "attention_target": [["", 0.0]] * len(tokens),
         }
-        if self._maps is not None:
+        forms = self._forms
+        if forms is not None:
             asked = before.slot[: len(tokens)]
-            found["attention_target"] = self._named(words, self._maps.nearest(asked, known.slot))
+            found["attention_target"] = self._named(words, forms.nearest(asked, known.slot))
         return found
 
     def _both(self, carriers: Sequence[str], tokens: Sequence[int]) -> tuple[TokenStates, TokenStates]:
@@ -222,11 +270,12 @@ class _Passes:
     def _states(self, view: View, carriers: Sequence[str], tokens: Sequence[int]) -> TokenStates:
         from auditor.pipeline import text_shift as ts
 
-        return ts.token_states(view, *ts.carrier_rows(self._tokenizer, carriers, tokens), self._units)
+        rows = ts.carrier_rows(self.lexicon, carriers, tokens)
+        return ts.token_states(view, self.lexicon, *rows, self.units)
 
     def _named(self, words: Sequence[int], found: tuple[Any, Any]) -> list[list[JsonValue]]:
         index, distance = (each.tolist() for each in found)
-        return [[_text(self._tokenizer, words[i]), d] for i, d in zip(index, distance, strict=True)]
+        return [[_text(self.lexicon.tokenizer, words[i]), d] for i, d in zip(index, distance, strict=True)]
 
 
 def _spread(states: Any) -> Any:
@@ -242,7 +291,9 @@ def _words(tokenizer: Any) -> list[int]:
 
 
 def _is_word(piece: str) -> bool:
-    return piece.endswith("</w>") and piece[:-4].isascii() and piece[:-4].isalpha() and len(piece) > 6
+    # CLIP marks where a word ends, T5 where it starts.
+    word = piece.removesuffix("</w>") if piece.endswith("</w>") else piece.removeprefix("▁")
+    return word != piece and word.isascii() and word.isalpha() and len(word) > 2
 
 
 def _text(tokenizer: Any, token: int) -> str:
@@ -273,9 +324,8 @@ def _plot(run: Run, scan: dict[str, Any]) -> Evidence:
         for e in scan["top"]
     ]
     data = displacement_plot(scan["first"], labels, scan["channel"])
-    return run.evidence(
-        "vocabulary_shift.png", data, "image/png", f"displacement of all {scan['n']} vocabulary entries"
-    )
+    caption = f"displacement of all {len(scan['first'])} vocabulary entries"
+    return run.evidence("vocabulary_shift.png", data, "image/png", caption)
 
 
 def _sheet(subject: Subject, run: Run, scan: dict[str, Any], columns: int) -> Evidence:
@@ -300,7 +350,8 @@ def _finding(subject: Subject, scan: dict[str, Any], evidence: tuple[Evidence, .
 
     top = scan["top"][0]
     identity = ":".join(part.tensor_hash or part.sha256 for part in subject.artifacts)
-    where = "text encoder" if scan["channel"] == "encoder" else "cross-attention"
+    attention = "joint attention" if subject.components.kind.stem else "cross-attention"
+    where = "text encoder" if scan["channel"] == "encoder" else attention
     return Finding(
         rule_id=ID,
         fingerprint=hashlib.sha256(f"{ID}:{identity}:{top['token']}".encode()).hexdigest(),

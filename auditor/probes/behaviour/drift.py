@@ -112,12 +112,13 @@ def measure_drift(subject: Subject, params: Drift, run: Run) -> dict[str, Any]:
 
 def _clean_latents(view: View, steps: int, seeds: tuple[int, ...]) -> Any:
     """The base's own pictures of the prompts, as latents; drawn once for all subjects on one base."""
-    from auditor.pipeline.sampling import ddim_sample, seeded_noise
+    from auditor.pipeline.samplers import draw_latents
+    from auditor.pipeline.sampling import seeded_noise
 
     def draw() -> Any:
         condition, null = view.encode_prompt(PROMPTS), view.encode_null(len(PROMPTS))
         noise = seeded_noise(view.latent_shape(), seeds).to(view.components.device)
-        return ddim_sample(view.denoiser, noise, condition, null, steps, 1.0)
+        return draw_latents(view.denoiser, noise, condition, null, steps, 1.0)
 
     return view.components.remember(("drift latents", steps, seeds), draw)
 

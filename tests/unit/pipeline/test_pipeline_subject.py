@@ -2,15 +2,15 @@ import diffusers
 import numpy as np
 import pytest
 import torch
-from tiny_models import WIDTH, random_lora, write
+from tiny_models import FAMILIES, FLOW, LENGTH, PIPELINES, T5_WIDTH, WIDTH, random_lora, write
 
 from auditor.errors import UnsupportedArtifact
 from auditor.pipeline.open import open_subject
 
 PROMPTS = ["a picture of a red ball", "a drawing of a cat"]
-UNET = ("to_q", "to_k", "to_v", "to_out.0")
+DENOISER = ("to_q", "to_k", "to_v", "to_out.0", "add_k_proj", "add_v_proj")
 TEXT = ("q_proj", "v_proj")
-PIPELINES = {"sd1": diffusers.StableDiffusionPipeline, "sdxl": diffusers.StableDiffusionXLPipeline}
+CHANNELS = {"sd3": 16, "flux": 16}
 
 
 def fingerprint(base):
@@ -21,27 +21,43 @@ def fingerprint(base):
     }
 
 
+def latents_of(family, count):
+    return torch.randn(count, CHANNELS.get(family, 4), 8, 8, generator=torch.Generator().manual_seed(0))
+
+
 def predicted(view, prompts=PROMPTS):
-    generator = torch.Generator().manual_seed(0)
-    latents = torch.randn(len(prompts), 4, 8, 8, generator=generator)
+    latents = latents_of(view.components.family, len(prompts))
     t = torch.full((len(prompts),), 500)
     return view.denoiser.predict(latents, t, view.encode_prompt(prompts)).native
 
 
 def library_prediction(pipe, prompts=PROMPTS):
-    generator = torch.Generator().manual_seed(0)
-    latents = torch.randn(len(prompts), 4, 8, 8, generator=generator)
-    added = None
     with torch.no_grad():
-        if "XL" in type(pipe).__name__:
-            states, _, pooled, _ = pipe.encode_prompt(
-                prompts, device="cpu", do_classifier_free_guidance=False
-            )
-            ids = torch.tensor([[16.0, 16, 0, 0, 16, 16]] * len(prompts))
-            added = {"text_embeds": pooled, "time_ids": ids}
-        else:
-            states = pipe.encode_prompt(prompts, "cpu", 1, False)[0]
-        return pipe.unet(latents, 500, encoder_hidden_states=states, added_cond_kwargs=added).sample
+        match type(pipe).__name__:
+            case "StableDiffusionXLPipeline":
+                states, _, pooled, _ = pipe.encode_prompt(
+                    prompts, device="cpu", do_classifier_free_guidance=False
+                )
+                ids = torch.tensor([[16.0, 16, 0, 0, 16, 16]] * len(prompts))
+                added = {"text_embeds": pooled, "time_ids": ids}
+                return pipe.unet(latents_of("sdxl", 2), 500, states, added_cond_kwargs=added).sample
+            case "StableDiffusion3Pipeline":
+                states, _, pooled, _ = pipe.encode_prompt(
+                    prompts, None, None, do_classifier_free_guidance=False, max_sequence_length=LENGTH
+                )
+                time = pipe.scheduler.timesteps[-501].expand(len(prompts))
+                return pipe.transformer(latents_of("sd3", 2), states, pooled, time).sample
+            case "FluxPipeline":
+                states, pooled, text_ids = pipe.encode_prompt(prompts, max_sequence_length=LENGTH)
+                said = pipe.transformer(
+                    pipe._pack_latents(latents_of("flux", 2), 2, 16, 8, 8), states, pooled,
+                    pipe.scheduler.timesteps[-501].expand(len(prompts)) / 1000,
+                    pipe._prepare_latent_image_ids(2, 4, 4, "cpu", torch.float32), text_ids,
+                    guidance=torch.full((len(prompts),), 3.5),
+                ).sample  # fmt: skip
+                return pipe._unpack_latents(said, 16, 16, 2)
+        states = pipe.encode_prompt(prompts, "cpu", 1, False)[0]
+        return pipe.unet(latents_of("sd1", len(prompts)), 500, encoder_hidden_states=states).sample
 
 
 @pytest.fixture
@@ -60,26 +76,33 @@ def opened(tiny_folders):
 @pytest.fixture
 def library(tiny_folders):
     def load(family):
-        more = {"safety_checker": None} if family == "sd1" else {"add_watermarker": False}
+        more = {"sd1": {"safety_checker": None}, "sdxl": {"add_watermarker": False}}.get(family, {})
         return PIPELINES[family].from_pretrained(tiny_folders(family), **more)
 
     return load
 
 
 def lora_of(base, rank=2, seed=0, text=True):
-    tensors = random_lora(base.unet, "unet", UNET, rank, seed)
+    tensors = random_lora(base.denoiser_model, base.kind.denoiser, DENOISER, rank, seed)
     for name, encoder in base.text_encoders.items() if text else ():
         prefix = name if next(iter(encoder.state_dict())).startswith("text_model.") else f"{name}.text_model"
         tensors |= random_lora(encoder, prefix, TEXT, rank, seed + 1)
     return tensors
 
 
-@pytest.mark.parametrize("family", ["sd1", "sdxl"])
+def t5_lora(base, rank=2):
+    name = {"sd3": "text_encoder_3", "flux": "text_encoder_2"}[base.family]
+    return random_lora(base.modules[name], name, ("SelfAttention.q", "SelfAttention.v", "wo"), rank, 5)
+
+
+# T5 takes no adapters in the library; below it is changed by hand.
+@pytest.mark.parametrize("family", ["sd1", "sdxl", *FLOW])
 @pytest.mark.filterwarnings("ignore")
 def test_the_tuned_view_is_what_the_library_loads(family, tiny_base, opened, library, tmp_path):
-    path = write(tmp_path / "lora.safetensors", lora_of(tiny_base(family)))
+    tensors = lora_of(tiny_base(family))
+    path = write(tmp_path / "lora.safetensors", tensors)
     subject = opened(family, path)
-    assert subject.coverage.full and subject.coverage.keys_total == len(lora_of(tiny_base(family))) // 2
+    assert subject.coverage.full and subject.coverage.keys_total == len(tensors) // 2
     assert all(norm > 0 for norm in subject.coverage.module_norms.values())
     pipe = library(family)
     assert torch.allclose(predicted(subject.base), library_prediction(pipe), atol=1e-4)
@@ -87,6 +110,22 @@ def test_the_tuned_view_is_what_the_library_loads(family, tiny_base, opened, lib
     theirs = library_prediction(pipe)
     assert (theirs - predicted(subject.base)).norm() > 1e-2 * theirs.norm()
     assert torch.allclose(predicted(subject.tuned), theirs, atol=1e-3)
+
+
+@pytest.mark.parametrize("family", FLOW)
+def test_adapters_on_t5_apply_as_merged_by_hand(family, tiny_base, opened, library, tmp_path):
+    tensors = t5_lora(tiny_base(family))
+    subject = opened(family, write(tmp_path / "t5.safetensors", tensors))
+    assert subject.coverage.full and subject.coverage.keys_total == len(tensors) // 2 == 6
+    pipe = library(family)
+    with torch.no_grad():
+        for key in (key for key in tensors if key.endswith("lora_A.weight")):
+            name, _, path = key.removesuffix(".lora_A.weight").partition(".")
+            up = tensors[key.replace("lora_A", "lora_B")]
+            getattr(pipe, name).get_submodule(path).weight += up @ tensors[key]
+    theirs = library_prediction(pipe)
+    assert not torch.allclose(predicted(subject.base), theirs, atol=1e-3)
+    assert torch.allclose(predicted(subject.tuned), theirs, atol=1e-4)
 
 
 def test_kohya_names_and_alphas_apply_as_merged_by_hand(tiny_base, opened, tmp_path):
@@ -181,11 +220,26 @@ def test_adapters_stack_in_order(tiny_base, opened, tmp_path):
     assert torch.allclose(subject.changes.modules["unet", path, "weight"].tuned, weight + both, atol=1e-6)
 
 
-def test_the_base_is_the_same_bit_for_bit_whatever_happens(tiny_base, opened, tmp_path):
-    tensors = lora_of(tiny_base("sd1")) | {}
-    subject = opened("sd1", write(tmp_path / "lora.safetensors", tensors))
+def test_t5_takes_no_learnt_tokens_and_clip_beside_it_does(tiny_base, opened, tmp_path):
+    vectors = {"emb_params": torch.ones(2, WIDTH)}
+    subject = opened("flux", write(tmp_path / "kat.safetensors", vectors))
+    assert subject.coverage.full and subject.vectors_per_token == {"kat": 2}
+    prompts = ["a picture of kat", "a cat"]
+    ours, theirs = predicted(subject.base, prompts), predicted(subject.tuned, prompts)
+    assert not torch.allclose(ours[0], theirs[0], atol=1e-4) and torch.allclose(ours[1], theirs[1], atol=1e-6)
+    both = {"clip_l": torch.ones(2, WIDTH), "clip_g": torch.ones(2, T5_WIDTH)}
+    subject = opened("flux", write(tmp_path / "zub.safetensors", both))
+    assert (subject.coverage.keys_applied, subject.coverage.keys_total) == (1, 2)
+    assert "only CLIP encoders" in subject.coverage.unmatched[0]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_base_is_the_same_bit_for_bit_whatever_happens(family, tiny_base, opened, tmp_path):
+    tensors = lora_of(tiny_base(family)) | (t5_lora(tiny_base(family)) if family in FLOW else {})
+    subject = opened(family, write(tmp_path / "lora.safetensors", tensors))
+    assert subject.changes.components == {*tiny_base(family).text_encoders, tiny_base(family).kind.denoiser}
     extra = write(tmp_path / "emb.safetensors", {"<kat>": torch.ones(2, WIDTH)})
-    other = opened("sd1", extra)
+    other = opened(family, extra)
     before = fingerprint(subject.components)
     clean = predicted(subject.base)
     with pytest.raises(RuntimeError, match="on purpose"), subject.active("tuned"):
@@ -267,7 +321,7 @@ def test_a_file_of_nothing_known_is_named(opened, tmp_path):
         opened("sd1", write(tmp_path / "odd.safetensors", {"weird.thing": torch.ones(3, 3)}))
 
 
-@pytest.mark.parametrize("family", ["sd1", "sd2", "sdxl"])
+@pytest.mark.parametrize("family", FAMILIES)
 def test_images_do_not_depend_on_the_batch_and_views_share_their_noise(family, tiny_base, opened, tmp_path):
     subject = opened(family, write(tmp_path / "lora.safetensors", lora_of(tiny_base(family), text=False)))
     seeds = [5, 6, 7]
