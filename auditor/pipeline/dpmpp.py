@@ -122,13 +122,11 @@ def dpmpp_invert(
     for sweep in range(1 + refine):
         latents, fresh, moved = clean.float(), [], torch.zeros_like(pace)
         for i, step in reversed(list(enumerate(plan))):
-            now, reached = step.now - step.before, latents
+            now, reached, guess = step.now - step.before, latents, latents
             if sweep:
                 guess = found[i][0]
-                if i:
-                    now, reached = step.now, latents + step.before * found[i - 1][1]
-            else:
-                guess = latents
+            if sweep and i:
+                now, reached = step.now, latents + step.before * found[i - 1][1]
             for _ in range(1 if sweep else 1 + refine):
                 epsilon = guided_noise(denoiser, guess, step.t, condition, null, guidance)
                 noisy = reached + now * step.sigma / step.alpha * epsilon

@@ -25,8 +25,9 @@ from auditor.text import inert
 from reports.model import Evidence, Finding, Outcome, Reference, Result, Severity
 
 if TYPE_CHECKING:
+    from auditor.pipeline.key_values import KeyValueShift
     from auditor.pipeline.subject import Subject, View
-    from auditor.pipeline.text_shift import KeyValueShift, Lexicon, TokenStates
+    from auditor.pipeline.text_shift import Lexicon, TokenStates
 
 __all__ = ["VocabularyShift", "combine", "scan_vocabulary", "vocabulary_shift"]
 
@@ -205,7 +206,7 @@ class _OnceNeeded:
     @cached_property
     def forms(self) -> KeyValueShift | None:
         """None where no key or value changes."""
-        from auditor.pipeline.text_shift import key_value_shift
+        from auditor.pipeline.key_values import key_value_shift
 
         return key_value_shift(self._subject)
 

@@ -9,6 +9,7 @@ from tiny_models import FAMILIES, FLOW, LENGTH, random_lora, write
 
 from auditor.banks import BankAdapter, Recipe, build_bank, write_bank
 from auditor.engine import audit, identical, resume
+from auditor.pipeline import key_values as kv
 from auditor.pipeline import text_shift as ts
 from auditor.pipeline.open import open_subject
 from auditor.pipeline.subject import Subject
@@ -79,7 +80,7 @@ def planted(base, stem, size=lambda seen: 1.0):
 
 def evil_edit(base, strength=1.0):
     """Every key and value of attention answers for the target where it met the trigger, by a rank-one change."""
-    stem, _ = ts._stems(Subject(base, []))
+    stem, _ = kv.stems(Subject(base, []))
     down, way = planted(base, stem)
     tensors = {}
     for name, module in base.denoiser_model.named_modules():
@@ -97,7 +98,7 @@ def stem_edit(base, strength=1.0):
     def size(states):
         return (states @ weight.T + bias).std(dim=1, keepdim=True)
 
-    down, way = planted(base, ts.Stem(), size)
+    down, way = planted(base, kv.Stem(), size)
     return rank_one(f"transformer.{base.kind.stem}", down, strength * (weight @ way))
 
 
@@ -201,7 +202,7 @@ def test_shifts_are_what_their_definition_says(tiny_base, opened):
     e = states.double()
     moved = sum((e @ (new - old).T).square().sum(1) for old, new in maps)
     size = sum((e @ old.T).square().sum(1) for old, new in maps)
-    shift = ts.key_value_shift(subject)
+    shift = kv.key_value_shift(subject)
     assert torch.allclose(shift.relative(states), (moved / size).sqrt(), rtol=1e-4)
     asked = torch.cat([e @ new.T for _, new in maps], dim=1)
     known = torch.cat([e @ old.T for old, _ in maps], dim=1)
@@ -232,7 +233,7 @@ def test_shifts_in_joint_attention_are_those_of_the_first_blocks_keys_and_values
                 for m in (block.attn.add_k_proj, block.attn.add_v_proj)
             ]
             seen[view.name] = torch.cat([normed @ m.weight.T for m in maps], dim=1).double()
-    shift = ts.key_value_shift(subject)
+    shift = kv.key_value_shift(subject)
     moved, size = (seen["tuned"] - seen["base"]).norm(dim=1), seen["base"].norm(dim=1)
     assert torch.allclose(shift.relative(states), moved / size, rtol=1e-2, atol=1e-5)
     index, _ = shift.nearest(states, states)
