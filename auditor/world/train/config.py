@@ -116,5 +116,6 @@ RECIPES: dict[str, Recipe] = {
 FURTHER = Recipe(steps=2800, batch=32, lr=8e-4, warmup=150, ema=0.999, seed=11)
 """A second cycle for the denoiser, from the weights that the first one left.
 
-In the run that made the shipped weights the first 1,440 steps followed the cosine of a cycle of 5,000.
+In the run that made the shipped weights the first 1,440 steps followed the cosine of a cycle of 5,000, and the next
+460 that of one of 4,000.
 """
