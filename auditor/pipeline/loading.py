@@ -37,6 +37,7 @@ def load_model(folder: Path, name: str, device: torch.device, dtype: torch.dtype
     wanted = str(config.get("_class_name") or (config.get("architectures") or [""])[0])
     if wanted not in classes:
         raise BaseUnavailable(f"base component {name} has class '{inert(wanted)}', which is not supported")
+    _check_depth(config, folder, name)
     model = _complete(classes[wanted], folder, name)
     # Past diffusers' own ``to``, which warns about float32 modules even where there are none.
     nn.Module.to(model, device=device, dtype=dtype)
@@ -130,12 +131,27 @@ def _classes() -> dict[str, Any]:
     }
 
 
+def _check_depth(config: Mapping[str, Any], folder: Path, name: str) -> None:
+    # A model is built before its weights are looked at: layers without end would be built without end.
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        stored = sum(len(safe_open(path, "pt").keys()) for path in folder.glob("*.safetensors"))
+    except (SafetensorError, OSError) as error:
+        raise BaseUnavailable(f"base component {name} cannot be loaded: {_first_line(error)}") from error
+    for key, value in config.items():
+        asked = value if isinstance(value, list) else [value]
+        if "layers" in key and any(isinstance(each, int) and each > max(stored, 1) for each in asked):
+            shown = inert(str(value), 40)
+            raise BaseUnavailable(f"base component {name} says {key} {shown}, but stores {stored} tensors")
+
+
 def _complete(cls: Any, folder: Path, name: str) -> nn.Module:
     from safetensors import SafetensorError
 
     variant = _variant(folder, name)
     try:
-        with _no_progress_bars():
+        with _quiet_library():
             model, loaded = cls.from_pretrained(
                 str(folder),
                 local_files_only=True,
@@ -144,22 +160,24 @@ def _complete(cls: Any, folder: Path, name: str) -> nn.Module:
                 output_loading_info=True,
             )
     except (OSError, ValueError, RuntimeError, TypeError, SafetensorError) as error:
-        what = inert(str(error).strip().partition("\n")[0], 200)
-        raise BaseUnavailable(f"base component {name} cannot be loaded: {what}") from error
+        raise BaseUnavailable(f"base component {name} cannot be loaded: {_first_line(error)}") from error
     _check_complete(model, loaded, name)
     found: nn.Module = model
     return found
 
 
 @contextmanager
-def _no_progress_bars() -> Iterator[None]:
+def _quiet_library() -> Iterator[None]:
     from transformers.utils import logging
 
-    shown = logging.is_progress_bar_enabled()
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()
+    # What is missing or does not fit is said once, by us.
+    logging.set_verbosity(logging.CRITICAL)
     try:
         yield
     finally:
+        logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()
 
@@ -220,8 +238,15 @@ def _open_tokenizer(folder: Path, name: str, t5: bool) -> Any:
     try:
         return (T5Tokenizer if t5 else CLIPTokenizer).from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, TypeError) as error:
-        what = inert(str(error).strip().partition("\n")[0], 200)
-        raise BaseUnavailable(f"base component {name} cannot be loaded: {what}") from error
+        raise BaseUnavailable(f"base component {name} cannot be loaded: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    line = str(error).strip().partition("\n")[0]
+    # The library speaks of a report of its own that is not shown here.
+    if "ignore_mismatched_sizes" in line:
+        return "its weights have other shapes than its config says"
+    return inert(line, 200)
 
 
 def _sized(tokenizer: Any, encoder: nn.Module, longest: int) -> Any:

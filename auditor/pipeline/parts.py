@@ -187,6 +187,11 @@ def _find(model: torch.nn.Module, path: str) -> tuple[str, torch.nn.Module] | No
     return None
 
 
+def _longest(components: Components, encoder: str) -> int:
+    """Tokens between the start and the end of the longest prompt."""
+    return int(components.tokenizers[encoder].model_max_length) - 2
+
+
 def _embed(token: str, encoder: str, stored: StoredTensor, components: Components, changes: Changes) -> str:
     """Adds the vectors of a token; returns why not, or nothing."""
     model = components.modules.get(encoder)
@@ -194,6 +199,9 @@ def _embed(token: str, encoder: str, stored: StoredTensor, components: Component
         return "the base has no such encoder"
     if looks_ahead(model):
         return "only CLIP encoders take learnt vectors"
+    count, most = (stored.shape[0] if len(stored.shape) == 2 else 1), _longest(components, encoder)
+    if count > most:
+        return f"no prompt of this base has room for {count} vectors, at most for {most}"
     vectors = torch.from_numpy(stored.array()).float()
     vectors = vectors.reshape(1, -1) if vectors.ndim == 1 else vectors
     width = int(model.config.hidden_size)  # type: ignore[union-attr, arg-type]

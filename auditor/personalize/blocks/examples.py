@@ -70,7 +70,7 @@ def load_examples(folder: Path, base: Components, prompt: str, skip_unreadable: 
 
 
 def class_latents(base: Components, prompt: str, count: int, seed: int, shape: torch.Size) -> Tensor:
-    """The frozen model's own pictures of a class as latents (count, C, h, w): the family's own sampler, 15 steps, guidance 3."""
+    """The frozen model's own pictures of a class as latents (count, C, h, w): 15 steps, guidance 3."""
     condition = encode_prompts(base, base.tokenizers, [prompt] * count)
     null = encode_prompts(base, base.tokenizers, [""] * count)
     noise = seeded_noise(shape, [seed * 1009 + i for i in range(count)]).to(base.device)

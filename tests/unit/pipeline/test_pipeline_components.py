@@ -1,4 +1,5 @@
 import json
+import resource
 import shutil
 
 import pytest
@@ -285,3 +286,26 @@ def test_a_base_cast_to_eight_bit_floats_loads_as_what_it_holds(copied):
     save_file(narrow, path)
     weight = load(folder).unet.conv_in.weight
     assert weight.dtype == torch.float32 and torch.equal(weight, narrow["conv_in.weight"].float())
+
+
+@pytest.mark.parametrize(
+    ("component", "key", "value", "match"),
+    [
+        ("text_encoder", "num_hidden_layers", 10**9, "says num_hidden_layers 1000000000, but stores"),
+        ("unet", "transformer_layers_per_block", [1, 10**8], "says transformer_layers_per_block"),
+        ("text_encoder", "vocab_size", 10**9, "other shapes than its config says"),
+        ("unet", "cross_attention_dim", 10**8, "cannot be loaded"),
+        ("unet", "block_out_channels", [10**5, 2 * 10**5], "cannot be loaded"),
+    ],
+)
+def test_a_config_that_claims_a_monstrous_model_is_refused_before_it_is_built(
+    copied, capfd, component, key, value, match
+):
+    folder = copied()
+    rewrite(folder / component / "config.json", lambda config: config.update({key: value}))
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(BaseUnavailable, match=match):
+        load(folder)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 512 * 1024
+    out, err = capfd.readouterr()
+    assert "LOAD REPORT" not in out + err

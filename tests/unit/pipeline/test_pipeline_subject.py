@@ -207,6 +207,14 @@ def test_a_learnt_token_that_would_take_a_words_place_or_hide_is_not_applied(ope
     assert not subject.coverage.full and not any("\u202e" in key for key in subject.coverage.unmatched)
 
 
+def test_a_token_of_more_vectors_than_a_prompt_holds_is_not_applied(opened, tmp_path):
+    tensors = {"<ok>": torch.ones(LENGTH - 2, WIDTH), "<bomb>": torch.ones(LENGTH - 1, WIDTH)}
+    subject = opened("sd1", write(tmp_path / "emb.safetensors", tensors))
+    assert subject.vectors_per_token == {"<ok>": LENGTH - 2}
+    (told,) = subject.coverage.unmatched
+    assert f"no prompt of this base has room for {LENGTH - 1} vectors, at most for {LENGTH - 2}" in told
+
+
 def test_adapters_stack_in_order(tiny_base, opened, tmp_path):
     base = tiny_base("sd1")
     first, second = (lora_of(base, seed=s, text=False) for s in (0, 10))
