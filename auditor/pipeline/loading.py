@@ -135,13 +135,16 @@ def _check_depth(config: Mapping[str, Any], folder: Path, name: str) -> None:
     # A model is built before its weights are looked at: layers without end would be built without end.
     from safetensors import SafetensorError, safe_open
 
+    stored = 0
     try:
-        stored = sum(len(safe_open(path, "pt").keys()) for path in folder.glob("*.safetensors"))
+        for path in folder.glob("*.safetensors"):
+            file: Any = safe_open(path, "pt")
+            stored += len(list(file.keys()))
     except (SafetensorError, OSError) as error:
         raise BaseUnavailable(f"base component {name} cannot be loaded: {_first_line(error)}") from error
     for key, value in config.items():
-        asked = value if isinstance(value, list) else [value]
-        if "layers" in key and any(isinstance(each, int) and each > max(stored, 1) for each in asked):
+        asked = [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, int)]
+        if "layers" in key and max(asked, default=0) > stored:
             shown = inert(str(value), 40)
             raise BaseUnavailable(f"base component {name} says {key} {shown}, but stores {stored} tensors")
 
