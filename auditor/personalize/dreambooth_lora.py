@@ -160,8 +160,9 @@ class _Method:
     params = DreamBoothLora
 
     def fit(
-        self, base: Components, data: Path, params: DreamBoothLora, out: Path, progress: Progress
-    ) -> Path:
+        self, base: Components, data: Path, params: DreamBoothLora, out: Path, progress: Progress,
+        skip_unreadable: bool = False,
+    ) -> Path:  # fmt: skip
         """Trains on a folder of pictures; writes the adapter and ``provenance.json`` into ``out``.
 
         Raises:
@@ -173,7 +174,7 @@ class _Method:
                 "the instance prompt is empty; name the subject, for example --prompt 'a picture of sks person'"
             )
         _check(params)
-        images = load_images(data, native_side(base))
+        images = load_images(data, native_side(base), skip_unreadable)
         trained = train_dreambooth_lora(base, images, params, progress)
         alpha = params.alpha or params.rank
         meta = {"modelspec.trigger_phrase": params.prompt}
