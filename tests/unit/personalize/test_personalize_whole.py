@@ -70,8 +70,11 @@ def test_the_base_comes_back_exactly_also_after_an_exception(tiny_base, pixels, 
 
 def test_gradients_reach_only_what_is_trained(tiny_base, pixels):
     base = tiny_base("sdxl")
+    before = encode_prompts(base, base.tokenizers, ["a man"])
     for text, wanted in ((False, {"unet"}), (True, {"unet", "text_encoder", "text_encoder_2"})):
         with trainable_copies(base, whole_parts(base, text)) as copies:
+            now = encode_prompts(base, base.tokenizers, ["a man"])
+            assert torch.equal(now.states, before.states) and torch.equal(now.pooled, before.pooled)
             loss_of = BesideLoss(base, examples(base, pixels), Beside(torch.zeros(0), "", 0.0), 2, text)
             step = type("Step", (), {"generator": torch.Generator().manual_seed(0)})
             loss_of(step).backward()
@@ -125,7 +128,7 @@ def test_two_sets_keep_their_own_words(tiny_base, pixels):
     base = tiny_base("sd1")
     both = joined([examples(base, pixels, "a picture in sks style"), examples(base, pixels[:1], "a picture in ohwx style")])
     assert both.prompts == ("a picture in sks style",) * 2 + ("a picture in ohwx style",)
-    assert torch.equal(both.latents[2], both.latents[0])
+    assert torch.allclose(both.latents[2], both.latents[0], atol=1e-5)
     assert len(both.hashes) == 3
 
 
@@ -141,7 +144,7 @@ def test_the_saved_folder_opens_everywhere_and_says_what_was_trained(tiny_base, 
     for file in path.rglob("*.safetensors"):
         assert {str(v.dtype) for v in load_file(file).values() if v.is_floating_point()} == {"torch.float16"}
     opened = load_components(path, torch.device("cpu"), torch.float32)
-    pipe = diffusers.DiffusionPipeline.from_pretrained(path, safety_checker=None)
+    pipe = diffusers.DiffusionPipeline.from_pretrained(path, torch_dtype=torch.float32)
     assert type(pipe).__name__ == ("StableDiffusionPipeline" if family == "sd1" else "StableDiffusionXLPipeline")
     pipe.set_progress_bar_config(disable=True)
     pipe.scheduler = diffusers.DDIMScheduler.from_config(pipe.scheduler.config)
