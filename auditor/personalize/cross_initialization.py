@@ -1,8 +1,9 @@
 """Cross Initialization (Pang et al., CVPR 2024, arXiv 2312.15905): a word starts at the text encoder's own output.
 
-Vectors that textual inversion learns drift to where the encoder's *outputs* lie, far longer than any row of its token
-table. So they start there: ordinary words are averaged token by token, the text encoder reads the averages, and what it
-says at their places is the start ``v0``. ``L = ||eps - eps_th(z_t, t, "a picture of <word>")||^2 + lam mean_k ||v_k - v0_k||``.
+Vectors that textual inversion learns drift to where the encoder's *outputs* lie, far longer than any row of its
+token table. So they start there: ordinary words are averaged token by token, the text encoder reads the averages,
+and what it says at their places is the start ``v0``. ``L = ||eps - eps_th(z_t, t, "a picture of <word>")||^2 + lam
+mean_k ||v_k - v0_k||``.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """ProSpect (Zhang et al., ACM TOG 2023, arXiv 2305.16225): a word with other vectors in each stage of denoising.
 
-The schedule is cut into equal stages, stage 0 being the nearly clean end, and a small network makes every stage's vectors
-``p_i`` out of one ordinary word's: ``L = ||eps - eps_th(z_t, t, "a picture of <word = p_i(t)>")||^2``. Early stages of
-generation (high ``i``) then carry layout, late ones material; prompts and vectors can be exchanged stage by stage.
+The schedule is cut into equal stages, stage 0 being the nearly clean end, and a small network makes every stage's
+vectors ``p_i`` out of one ordinary word's: ``L = ||eps - eps_th(z_t, t, "a picture of <word = p_i(t)>")||^2``.
+Early stages of generation (high ``i``) then carry layout, late ones material; prompts and vectors can be exchanged
+stage by stage.
 """
 
 from __future__ import annotations

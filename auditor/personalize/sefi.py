@@ -1,9 +1,10 @@
 """SeFi-IDE (Li et al., 2024, arXiv 2402.00631): a word with separate vectors for the keys and values of each stage.
 
-Each of five stages of denoising owns a vector ``k_i`` that only cross-attention keys see and a vector ``v_i`` that only
-its values see. ``L = ||eps - eps_th(z_t, t, c(k_i), c(v_i))||^2 + lam sum_layers,tokens ||A(y) - A(y_ref)||^2``: the maps
-of all tokens are held to those of the same prompt with an ordinary word, so that the new word does not look at the whole
-picture. No code was published: maps of all layers are compared, as a mean over heads, summed over pixels.
+Each of five stages of denoising owns a vector ``k_i`` that only cross-attention keys see and a vector ``v_i`` that
+only its values see. ``L = ||eps - eps_th(z_t, t, c(k_i), c(v_i))||^2 + lam sum_layers,tokens ||A(y) -
+A(y_ref)||^2``: the maps of all tokens are held to those of the same prompt with an ordinary word, so that the new
+word does not look at the whole picture. No code was published: maps of all layers are compared, as a mean over
+heads, summed over pixels.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """SINE (Zhang et al., CVPR 2023, arXiv 2212.04489): one picture, and a base that edits what the tuned model knows.
 
-The whole UNet is trained on patches of one picture, told where each patch lies. Then two models are sampled together: at
-``t > K`` with ``eps = w [v eps_base(z, edit) + (1-v) eps_tuned(z, own)] + (1-w) eps_base(z, "")``, and with the base alone
-at ``t <= K``.
+The whole UNet is trained on patches of one picture, told where each patch lies. Then two models are sampled
+together: at ``t > K`` with ``eps = w [v eps_base(z, edit) + (1-v) eps_tuned(z, own)] + (1-w) eps_base(z, "")``,
+and with the base alone at ``t <= K``.
 """
 
 from __future__ import annotations
@@ -21,18 +21,15 @@ from auditor.personalize.blocks.examples import Examples, native_side
 from auditor.personalize.blocks.optimise import Optimisation, Step, optimise
 from auditor.personalize.blocks.pipelines import save_pipeline
 from auditor.personalize.blocks.positions import Box, draw_box, positions_added
-from auditor.personalize.blocks.ruled import null_condition, ruled_sample
 from auditor.personalize.blocks.saving import save_provenance
 from auditor.personalize.blocks.whole import groups_of, trainable_copies, whole_parts
 from auditor.personalize.dreambooth import TrainedWhole
 from auditor.personalize.images import load_images
 from auditor.pipeline.components import Components
-from auditor.pipeline.conditioning import Conditioning, encode_images, encode_prompts
-from auditor.pipeline.denoiser import Denoiser
-from auditor.pipeline.sampling import guided_noise
+from auditor.pipeline.conditioning import encode_images, encode_prompts
 from auditor.registry import METHODS
 
-__all__ = ["Sine", "sample_sine", "train_sine"]
+__all__ = ["Sine", "train_sine"]
 
 _DETAIL = 2
 """Patches are cut from the picture at this many times the base's side, as the paper cuts 512 from 1024."""
@@ -107,61 +104,6 @@ def train_sine(
     return TrainedWhole(copies, log)
 
 
-@torch.no_grad()
-def sample_sine(
-    base: Components,
-    tuned: Components,
-    prompt: str,
-    own_prompt: str,
-    noise: Tensor,
-    v: float = 0.7,
-    until: int = 400,
-    patches: bool = True,
-    steps: int = 50,
-    guidance: float = 7.5,
-) -> Tensor:
-    """Samples two models together.
-
-    Args:
-        base: says what the edit is; alone with v = 1, then bit for bit as if there were no other.
-        tuned: knows the picture; a pipeline that this method saved, opened on its own.
-        prompt: the edit.
-        own_prompt: the prompt that ``tuned`` was trained with.
-        noise: (B, C, h, w), unit variance; any size.
-        v: weight of the base.
-        until: K; at timesteps of K and below the base is alone.
-        patches: whether ``tuned`` was trained on patches; it is then told that it sees the whole picture.
-        steps: of DDIM.
-        guidance: w.
-
-    Returns:
-        Clean latents (B, C, h, w), float32.
-
-    Raises:
-        UsageError: v is not in [0, 1].
-    """
-    if not 0 <= v <= 1:
-        raise UsageError(f"v must be between 0 and 1, not {v}")
-    count = len(noise)
-    edit, null = encode_prompts(base, base.tokenizers, [prompt] * count), null_condition(base, count)
-    own = encode_prompts(tuned, tuned.tokenizers, [own_prompt] * count)
-    one, other = Denoiser(base), Denoiser(tuned)
-
-    def rule(latents: Tensor, t: int) -> Tensor:
-        if v == 1 or t <= until:
-            return guided_noise(one, latents, t, edit, null, guidance)
-        times = torch.full((2 * count,), t, device=latents.device)
-        both = one.predict(torch.cat([latents, latents]), times, Conditioning.join([null, edit])).epsilon
-        without, given = both.chunk(2)
-        with ExitStack() as stack:
-            if patches:
-                stack.enter_context(positions_added(tuned, [Box()]))
-            known = other.predict(latents, times[:count], own).epsilon
-        return guidance * (v * given + (1 - v) * known) + (1 - guidance) * without
-
-    return ruled_sample(base, noise, rule, steps)
-
-
 def _check(image: Tensor, params: Sine) -> None:
     if len(image) != 1:
         raise UsageError(f"SINE learns exactly one picture, not {len(image)}; leave one in the folder")
@@ -184,14 +126,14 @@ class _Method:
         """Trains on a folder of one picture; writes a float16 ``pipeline/`` folder and its provenance into ``out``.
 
         Diffusers opens the pipeline, but does not tell it where a patch lies: a model trained on patches shows its
-        picture only through :func:`sample_sine`.
+        picture only through :func:`auditor.personalize.blocks.pair.pair_sample`.
         """
         image = load_images(data, _DETAIL * native_side(base), skip_unreadable)
         trained = train_sine(base, image, params, progress, out / "checkpoint.safetensors")
         files = save_pipeline(out / "pipeline", base, trained.modules)
         save_provenance(
             out, method=self.id, params=params, base=base, images=Examples.hashes_of(image), files=files,
-            loss=trained.log.final, extra={"needs": "sample_sine with base and pipeline; plain sampling sees no grid"},
+            loss=trained.log.final, extra={"needs": "pair_sample with base and pipeline; plain sampling sees no grid"},
         )  # fmt: skip
         return out / "pipeline"
 

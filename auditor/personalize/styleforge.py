@@ -114,7 +114,8 @@ class _Method:
         """Trains on folders of pictures; writes a float16 ``pipeline/`` folder and its provenance into ``out``."""
         if params.aux is None and params.aux_weight:
             raise UsageError(
-                "StyleForge needs auxiliary pictures; name their folder with --aux, or leave them out with --aux-weight 0"
+                "StyleForge needs auxiliary pictures; name their folder with --aux, or leave them out with "
+                "--aux-weight 0"
             )
         sets = [load_examples(data, base, params.prompt, skip_unreadable)]
         if params.grounds is not None:

@@ -1,4 +1,4 @@
-"""Where a patch lies in its picture, told to a UNet: a fixed grid of sines, cropped, scaled, added after ``conv_in``."""
+"""Where a patch lies in its picture, told to a UNet: a grid of sines, cropped, scaled, added after ``conv_in``."""
 
 from __future__ import annotations
 

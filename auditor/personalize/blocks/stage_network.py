@@ -44,10 +44,10 @@ class StageNetwork(nn.Module):
     def forward(self, vectors: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """An ordinary word's vectors (n, d) to (S, n, d); dropout only with a generator, on the CPU."""
         x = vectors
-        for norm, attention in zip(self.norms[:2], self.attentions, strict=True):
+        for norm, attention in zip(list(self.norms)[:2], self.attentions, strict=True):
             x = x + self._drop(attention(norm(x)), generator)
         value, gate = self.widen(self.norms[2](x)).chunk(2, -1)
-        made = self.out(self._drop(value * nn.functional.gelu(gate), generator))
+        made: Tensor = self.out(self._drop(value * nn.functional.gelu(gate), generator))
         return vectors + made.reshape(len(vectors), self._stages, -1).transpose(0, 1)
 
     def _drop(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -67,4 +67,5 @@ class _Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         parts = self.mix(x).reshape(len(x), 3, self._heads, -1).permute(1, 2, 0, 3)
         seen = nn.functional.scaled_dot_product_attention(*parts)
-        return self.out(seen.transpose(0, 1).flatten(1))  # type: ignore[no-any-return]
+        out: Tensor = self.out(seen.transpose(0, 1).flatten(1))
+        return out

@@ -1,8 +1,9 @@
 """A learned word with other vectors in each stage of denoising: kept in a file, put into prompts, sampled with.
 
-File layout, ``learned_stages.safetensors``, float32: one tensor (n, d) a stage and part. The key is ``stage_<i>``, stage 0
-being the nearly clean end; then ``.<role>`` where a method has several vectors a stage (``key`` and ``value``); then
-``.clip_l`` or ``.clip_g`` where the base has two text encoders. Metadata: ``name`` the word, ``stages`` their number.
+File layout, ``learned_stages.safetensors``, float32: one tensor (n, d) a stage and part. The key is ``stage_<i>``,
+stage 0 being the nearly clean end; then ``.<role>`` where a method has several vectors a stage (``key`` and
+``value``); then ``.clip_l`` or ``.clip_g`` where the base has two text encoders. Metadata: ``name`` the word,
+``stages`` their number.
 
 Diffusers has no conditions by stage. One stage's tensor is an ordinary learned embedding to it:
 ``pipeline.load_textual_inversion({word: load_file(path)["stage_3"]})``.
@@ -130,10 +131,12 @@ def staged_conditions(
         UsageError: prompts or ``use`` are neither one nor one a stage, or name a stage that is not there.
     """
     stages = words.stages
-    if len(prompts) not in (1, stages) or (use is not None and (len(use) != stages or not set(use) <= set(range(stages)))):
-        raise UsageError(f"a word of {stages} stages takes one prompt, or {stages} of them, and stages 0 to {stages - 1}")
-    given = list(prompts) * (stages if len(prompts) == 1 else 1)
     taken = range(stages) if use is None else use
+    if len(prompts) not in (1, stages) or len(taken) != stages or not set(taken) <= set(range(stages)):
+        raise UsageError(
+            f"a word of {stages} stages takes one prompt, or {stages} of them, and stages 0 to {stages - 1}"
+        )
+    given = list(prompts) * (stages if len(prompts) == 1 else 1)
     return [
         words.encode([prompt] * count, torch.full((count,), at)) for prompt, at in zip(given, taken, strict=True)
     ]

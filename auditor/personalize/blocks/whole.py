@@ -1,4 +1,4 @@
-"""Whole components trained in place of a base's own: copies are swapped in for a while, the originals are never touched."""
+"""Whole components trained in a base's place: copies are swapped in for a while, the originals are never touched."""
 
 from __future__ import annotations
 

@@ -11,12 +11,13 @@ from safetensors.torch import load_file
 from auditor.errors import OutputError, UsageError
 from auditor.personalize.blocks.beside import Beside, BesideLoss
 from auditor.personalize.blocks.examples import Examples, class_latents
+from auditor.personalize.blocks.pair import pair_sample
 from auditor.personalize.blocks.pipelines import save_pipeline
 from auditor.personalize.blocks.positions import Box, draw_box, positions_added, sine_grid
 from auditor.personalize.blocks.ruled import null_condition
 from auditor.personalize.blocks.whole import trainable_copies, whole_parts
 from auditor.personalize.dreambooth import DreamBooth, train_dreambooth
-from auditor.personalize.sine import Sine, sample_sine, train_sine
+from auditor.personalize.sine import Sine, train_sine
 from auditor.personalize.styleforge import StyleForge, joined, train_styleforge
 from auditor.pipeline.components import load_components
 from auditor.pipeline.conditioning import encode_prompts
@@ -60,8 +61,9 @@ def test_the_base_comes_back_exactly_also_after_an_exception(tiny_base, pixels, 
     check = unchanged(base)
     trained = fitting(base, pixels, quiet)[method]()
     check()
-    moved = [k for k, v in trained.modules["unet"].state_dict().items() if not torch.equal(v, base.unet.state_dict()[k])]
-    assert len(moved) > 0.9 * len(base.unet.state_dict())
+    own = base.unet.state_dict()
+    moved = [k for k, v in trained.modules["unet"].state_dict().items() if not torch.equal(v, own[k])]
+    assert len(moved) > 0.9 * len(own)
     assert not any(p.requires_grad or p.grad is not None for m in trained.modules.values() for p in m.parameters())
     with pytest.raises(RuntimeError, match="on purpose"):
         fitting(base, pixels, stop)[method]()
@@ -126,7 +128,8 @@ def test_styleforge_with_own_samples_as_auxiliary_pictures_is_dreambooth(tiny_ba
 
 def test_two_sets_keep_their_own_words(tiny_base, pixels):
     base = tiny_base("sd1")
-    both = joined([examples(base, pixels, "a picture in sks style"), examples(base, pixels[:1], "a picture in ohwx style")])
+    sets = ((pixels, "a picture in sks style"), (pixels[:1], "a picture in ohwx style"))
+    both = joined([examples(base, *each) for each in sets])
     assert both.prompts == ("a picture in sks style",) * 2 + ("a picture in ohwx style",)
     assert torch.allclose(both.latents[2], both.latents[0], atol=1e-5)
     assert len(both.hashes) == 3
@@ -217,13 +220,13 @@ def test_the_base_alone_is_the_base_bit_for_bit(tiny_base, pixels, noise, family
     with torch.no_grad():
         plain = ddim_sample(Denoiser(base), noise, condition, null_condition(base, 2), 6, 3.0)
     def mixed(**how):
-        return sample_sine(base, tuned, "a house", "a picture of sks", noise, steps=6, guidance=3.0, **how)
+        return pair_sample(base, tuned, "a house", "a picture of sks", noise, steps=6, guidance=3.0, **how)
 
     assert torch.equal(mixed(v=1.0), plain)
     assert torch.equal(mixed(v=0.3, until=1000), plain)
     assert not torch.equal(mixed(v=0.3), plain)
     # The same mixture of a model with itself and one prompt is that model.
-    itself = sample_sine(base, base, "a house", "a house", noise, v=0.4, steps=6, guidance=3.0, patches=False)
+    itself = pair_sample(base, base, "a house", "a house", noise, v=0.4, steps=6, guidance=3.0, patches=False)
     assert torch.allclose(itself, plain, atol=1e-4)
 
 
@@ -239,7 +242,7 @@ def test_the_mixture_is_what_the_paper_writes(tiny_base, noise):
 
     base.unet.forward = seen
     try:
-        got = sample_sine(base, base, "a house", "a cat", noise, v=0.7, until=0, steps=1, guidance=4.0, patches=False)
+        got = pair_sample(base, base, "a house", "a cat", noise, v=0.7, until=0, steps=1, guidance=4.0, patches=False)
     finally:
         del base.unet.forward
     (null, edit), own = calls[0].chunk(2), calls[1]
@@ -297,7 +300,7 @@ def test_bad_input_ends_with_one_sentence(tiny_base, pixels, folder_of, tmp_path
         with pytest.raises(UsageError, match=said):
             METHODS.get(method).fit(base, photos, params, tmp_path / "out", quiet)
     with pytest.raises(UsageError, match="v must be between 0 and 1"):
-        sample_sine(base, base, "a", "b", noise, v=1.5)
+        pair_sample(base, base, "a", "b", noise, v=1.5)
     with pytest.raises(UsageError, match="least patch"):
         train_sine(base, pixels[:1], Sine(least_patch=0.0), quiet)
     half = load_components_half(base)

@@ -1,0 +1,463 @@
+"""What the papers say of learned words and whole models, each against its off switch, on the embedded base.
+
+A unit is one training run: a subject and a seed, both arms on the same draws. Intervals are paired, over units,
+at 95 %.
+Steps are a small share of the papers': what is tested is the direction, not the published figure.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+import pytest
+import torch
+
+from auditor.metrics.attributes import judge_images
+from auditor.metrics.concept import image_features, similarity
+from auditor.metrics.quality import dual_distance
+from auditor.personalize.blocks.attention import recorded, values_from
+from auditor.personalize.blocks.beside import Beside
+from auditor.personalize.blocks.denoising import denoising_error, draw, mean_square
+from auditor.personalize.blocks.examples import Examples, class_latents
+from auditor.personalize.blocks.masks import to_latent_grid
+from auditor.personalize.blocks.pair import pair_sample
+from auditor.personalize.blocks.ruled import null_condition
+from auditor.personalize.blocks.stepwise import ended
+from auditor.personalize.blocks.words import Words, stage_of
+from auditor.personalize.cross_initialization import (
+    CrossInitialization,
+    drift,
+    train_cross_initialization,
+)
+from auditor.personalize.dreambooth import DreamBooth, train_beside, train_dreambooth
+from auditor.personalize.hifi import HiFi, train_hifi
+from auditor.personalize.prospect import ProSpect, sample_prospect, train_prospect
+from auditor.personalize.sefi import SeFi, attention_gap, train_sefi
+from auditor.personalize.sine import Sine, train_sine
+from auditor.personalize.styleforge import StyleForge, joined, train_styleforge
+from auditor.personalize.textual_inversion import TEMPLATES, TextualInversion, train_textual_inversion
+from auditor.pipeline.conditioning import encode_prompts
+from auditor.pipeline.denoiser import Denoiser
+from auditor.pipeline.open import load_base
+from auditor.pipeline.sampling import ddim_sample, seeded_noise
+from auditor.proving.zoo import CleanRecipe, subject_images
+from auditor.stats import paired_mean_difference
+from auditor.world.embedded import embedded_folder
+from auditor.world.factors import Thing, draw_object_scene, draw_person_scene
+from auditor.world.render import render_batch
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(
+        not (embedded_folder() / "pipeline" / "model_index.json").is_file(),
+        reason="the embedded base is not installed",
+    ),
+]
+SUBJECTS = (("person", 11), ("object", 23), ("person", 37))
+SEEDS = (0, 1)
+UNITS = [(kind, subject, seed) for kind, subject in SUBJECTS for seed in SEEDS]
+
+
+def quiet(done, total, label=""):
+    pass
+
+
+@functools.cache
+def base():
+    return load_base(None, "cpu", dtype=torch.float32)
+
+
+def noun(kind, subject):
+    return "person" if kind == "person" else clean(kind, subject).train.prompt.split()[-1]
+
+
+def clean(kind, subject, images=4):
+    from auditor.proving.zoo import _object
+
+    word = "person" if kind == "person" else _object(subject)[0]
+    return CleanRecipe(kind, images, subject, DreamBooth(prompt=f"a picture of sks {word}"))
+
+
+@functools.cache
+def pictures(kind, subject, images=4):
+    """Pictures of one subject (N, 3, 64, 64) with an instance prompt each."""
+    pixels, prompts = subject_images(clean(kind, subject, images))
+    return Examples.of(base(), pixels, prompts)
+
+
+def decoded(latents):
+    """uint8 (N, 64, 64, 3)."""
+    with torch.no_grad():
+        images = base().vae.decode(latents / base().vae.config.scaling_factor).sample
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def as_pixels(images):
+    return ((images + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def scenes_of(scenes):
+    return torch.from_numpy(render_batch(scenes)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def sampled(components, prompt, count=6, seed=900, steps=6, guidance=1.0):
+    """Pictures (N, 64, 64, 3) of a prompt, the same noise every time."""
+    noise = seeded_noise((4, 16, 16), range(seed, seed + count))
+    with torch.no_grad():
+        condition = encode_prompts(components, components.tokenizers, [prompt] * count)
+    return decoded(
+        ddim_sample(Denoiser(components), noise, condition, null_condition(components, count), steps, guidance)
+    )
+
+
+def with_modules(trained):
+    own = base()
+    return type(own)(**{**vars(own), "modules": {**own.modules, **trained.modules}})
+
+
+def likeness(pixels, subject):
+    """Mean cosine of pictures with a subject's own pictures, in the dual encoder's space."""
+    return float((image_features(pixels) @ image_features(as_pixels(subject.images)).T).mean())
+
+
+def holds(name, more, less):
+    """The paired interval of ``more - less`` lies above zero; shown with -s."""
+    interval = paired_mean_difference(more, less)
+    print(
+        f"\n{name}: {np.mean(more):.4f} against {np.mean(less):.4f}, difference {interval.estimate:.4f} "
+        f"[{interval.low:.4f}, {interval.high:.4f}], n = {interval.n}"
+    )
+    assert interval.low > 0, name
+
+
+def error_of(examples, condition_of, rows=48, swap=None):
+    """Mean denoising error on draws that training never saw, and the same for every arm."""
+    drawn = draw(base(), examples.latents, rows, torch.Generator().manual_seed(2**40))
+    with torch.no_grad():
+        condition = condition_of(drawn)
+        if swap is None:
+            return float(mean_square(denoising_error(base(), drawn, condition)).mean())
+        with values_from(base(), swap(drawn).states):
+            return float(mean_square(denoising_error(base(), drawn, condition)).mean())
+
+
+# DreamBooth
+
+
+def test_prior_preservation_keeps_the_class_from_becoming_the_subject():
+    class_kept, class_lost, own_kept, own_lost = [], [], [], []
+    for kind, subject, seed in UNITS:
+        examples, word = pictures(kind, subject), noun(kind, subject)
+        prior = class_latents(base(), f"a picture of a {word}", 4, seed, examples.latents.shape[1:])
+        params = DreamBooth(prompt=examples.prompts[0], steps=20, batch=2, lr=2e-4, seed=seed)
+        for weight, by_class, by_name in ((1.0, class_kept, own_kept), (0.0, class_lost, own_lost)):
+            second = Beside(prior, f"a picture of a {word}", weight)
+            tuned = with_modules(train_beside(base(), examples, second, params, quiet))
+            by_class.append(likeness(sampled(tuned, f"a picture of a {word}"), examples))
+            by_name.append(likeness(sampled(tuned, examples.prompts[0]), examples))
+    print(f"\nown prompt: {np.mean(own_kept):.4f} with the prior, {np.mean(own_lost):.4f} without, n = {len(own_kept)}")
+    holds("likeness of class samples, without the prior against with it", class_lost, class_kept)
+    assert np.mean(own_kept) > 0.9 * np.mean(own_lost)
+
+
+def test_the_gap_between_seen_and_unseen_pictures_of_a_subject_grows_with_steps():
+    gaps = {done: [] for done in (1, 15, 30)}
+    for kind, subject, seed in UNITS:
+        both = pictures(kind, subject, 8)
+        seen, unseen = (
+            Examples(both.images[part], both.latents[part], both.prompts[part]) for part in (slice(4), slice(4, 8))
+        )
+
+        def watch(done, total, label="", seen=seen, unseen=unseen):
+            if label and done in gaps:
+                condition = encode_prompts(base(), base().tokenizers, [seen.prompts[0]])
+                rows = torch.zeros(24, dtype=torch.long)
+                losses = [error_of(each, lambda drawn: condition[rows], 24) for each in (unseen, seen)]
+                gaps[done].append(losses[0] - losses[1])
+
+        train_dreambooth(
+            base(), seen, DreamBooth(prompt=seen.prompts[0], steps=30, batch=2, lr=2e-4, seed=seed), watch
+        )
+    print(f"\nmean gaps by step: { {done: round(float(np.mean(gap)), 4) for done, gap in gaps.items()} }")
+    holds("train / held-out loss gap after 30 steps against after 1", gaps[30], gaps[1])
+    means = [np.mean(gaps[done]) for done in (1, 15, 30)]
+    assert means == sorted(means)
+
+
+# Cross Initialization
+
+
+def crossed():
+    """Units of (Cross Initialization at 10 steps, textual inversion at 60 steps) on three subjects and two seeds."""
+    for kind, subject, seed in UNITS:
+        examples, word = pictures(kind, subject), noun(kind, subject)
+        init = ("man", "woman", "person") if word == "person" else (word,)
+        short = train_cross_initialization(
+            base(), examples, CrossInitialization(init=init, steps=10, batch=2, seed=seed), quiet
+        )
+        plain = TextualInversion(init=word, vectors=2, steps=60, batch=2, lr=5e-2, seed=seed)
+        yield examples, short, train_textual_inversion(base(), examples, plain, quiet)
+
+
+@pytest.fixture(scope="module")
+def cross_units():
+    return list(crossed())
+
+
+def test_a_crossed_word_stays_where_it_starts_and_a_plain_one_does_not(cross_units):
+    short = [drift(crossed) for _, crossed, _ in cross_units]
+    long = [drift(plain) for _, _, plain in cross_units]
+    print(f"\nnorm ratios: {short} against {long}")
+    assert all(0.5 <= each["norm_ratio"] <= 2 and each["cosine"] > 0.9 for each in short)
+    holds(
+        "growth of the norm, textual inversion against Cross Initialization",
+        [each["norm_ratio"] for each in long],
+        [each["norm_ratio"] for each in short],
+    )
+
+
+def test_cross_initialization_reaches_the_loss_in_a_sixth_of_the_steps(cross_units):
+    short, long = [], []
+    for examples, crossed, plain in cross_units:
+        for learned, losses in ((crossed, short), (plain, long)):
+            words = Words(base(), {"<subject>": learned.vectors})
+            prompts = [TEMPLATES[0].format("<subject>")] * 48
+            losses.append(error_of(examples, lambda drawn, words=words, prompts=prompts: words.encode(prompts)))
+    holds("loss of textual inversion at 60 steps against Cross Initialization at 10", long, short)
+
+
+# ProSpect
+
+
+@pytest.fixture(scope="module")
+def staged_units():
+    out = []
+    for kind, subject in SUBJECTS:
+        examples, word = pictures(kind, subject), noun(kind, subject)
+        how = {"init": word, "steps": 40, "batch": 4, "lr": 2e-2, "network": False, "seed": 0}
+        staged = train_prospect(base(), examples, ProSpect(**how), quiet).staged
+        plain = train_prospect(base(), examples, ProSpect(**{**how, "stages": 1}), quiet).staged
+        out.append((examples, staged, plain))
+    return out
+
+
+def test_early_stages_carry_low_frequencies_more_than_late_ones(staged_units):
+    early, late = [], []
+    for i, (_, staged, _) in enumerate(staged_units):
+        other = staged_units[(i + 1) % len(staged_units)][1]
+        words = {
+            name: type(staged)(staged.word, {"": {"text_encoder": torch.stack(rows)}})
+            for name, rows in {
+                "own": list(staged.roles[""]["text_encoder"]),
+                "early": [*staged.roles[""]["text_encoder"][:9], other.roles[""]["text_encoder"][9]],
+                "late": [*other.roles[""]["text_encoder"][:5], *staged.roles[""]["text_encoder"][5:]],
+            }.items()
+        }
+        for seed in (0, 100, 200):
+            noise = seeded_noise((4, 16, 16), range(seed, seed + 2))
+            images = {
+                name: decoded(sample_prospect(base(), word, ["a picture of <subject>"], noise, 10, 1.0))
+                for name, word in words.items()
+            }
+            early.append(low_share(images["early"], images["own"]))
+            late.append(low_share(images["late"], images["own"]))
+    holds("share of low frequencies in the change, first tenth against last half", early, late)
+
+
+def low_share(changed, images, radius=4):
+    """Share of the change's energy below a radius of frequencies, of gray pictures."""
+    gray = changed.astype(float).mean(-1) - images.astype(float).mean(-1)
+    energy = np.abs(np.fft.fftshift(np.fft.fft2(gray), axes=(1, 2))) ** 2
+    rows, columns = np.mgrid[-32:32, -32:32]
+    return float(energy[:, np.hypot(rows, columns) < radius].sum() / energy.sum())
+
+
+def test_vectors_by_stage_beat_one_vector_at_equal_steps(staged_units):
+    by_stage, single = [], []
+    for examples, staged, plain in staged_units:
+        prompts = [TEMPLATES[0].format("<subject>")] * 64
+        for word, losses in ((staged, by_stage), (plain, single)):
+            words = word.words(base())
+            losses.append(
+                error_of(
+                    examples,
+                    lambda drawn, words=words, prompts=prompts: words.encode(
+                        prompts, stage_of(drawn.t, 1000, words.stages)
+                    ),
+                    64,
+                )
+            )
+    holds("loss of one vector against one a stage", single, by_stage)
+
+
+# SeFi-IDE
+
+
+@pytest.fixture(scope="module")
+def held_units():
+    """(pictures, learned with the attention loss, learned without it), one vector of each kind a stage."""
+    out = []
+    for kind, subject, seed in UNITS:
+        examples, word = pictures(kind, subject), noun(kind, subject)
+        how = {"init": word, "reference": word, "steps": 30, "batch": 2, "lr": 2e-2, "seed": seed}
+        held, free = (
+            train_sefi(base(), examples, SeFi(attention_weight=weight, **how), quiet).staged for weight in (0.003, 0.0)
+        )
+        out.append((examples, word, held, free))
+    return out
+
+
+def attention_of(examples, word, staged, rows=12):
+    """Gap to the reference's maps, area of the word's map above half its maximum, and the loss; over common draws."""
+    drawn = draw(base(), examples.latents, rows, torch.Generator().manual_seed(2**41))
+    stage = stage_of(drawn.t, 1000, staged.stages)
+    prompts = [TEMPLATES[0].format("<subject>")] * rows
+    with torch.no_grad():
+        keys, values = (staged.words(base(), role).encode(prompts, stage) for role in ("key", "value"))
+        plain = encode_prompts(base(), base().tokenizers, [TEMPLATES[0].format(word)] * rows)
+        with recorded(base()) as maps, values_from(base(), values.states):
+            loss = float(mean_square(denoising_error(base(), drawn, keys)).mean())
+        seen = dict(maps.maps)
+        side = maps.of_token(torch.full((rows,), 4), 16).flatten(1)
+        with recorded(base()) as reference:
+            Denoiser(base()).predict(drawn.noisy, drawn.t, plain)
+        gap = float(attention_gap(seen, dict(reference.maps)))
+    area = float((side / side.amax(1, keepdim=True) > 0.5).float().mean())
+    return gap, area, loss
+
+
+def test_the_attention_loss_halves_the_distance_to_the_reference(held_units):
+    with_it = [attention_of(examples, word, held) for examples, word, held, _ in held_units]
+    without = [attention_of(examples, word, free) for examples, word, _, free in held_units]
+    gaps, areas, losses = (np.array([[a[i], b[i]] for a, b in zip(with_it, without, strict=True)]) for i in range(3))
+    print(f"\nareas {areas.mean(0)}, gaps {gaps.mean(0)}, losses {losses.mean(0)} (with, without), n = {len(gaps)}")
+    holds("log of the attention gap, without the loss against twice that with it", *np.log(gaps[:, ::-1] * (1, 2)).T)
+    assert losses[:, 0].mean() < 1.1 * losses[:, 1].mean()
+
+
+# SINE
+
+
+@pytest.fixture(scope="module")
+def one_picture():
+    """(source pictures, tuned model, noun) of three single pictures."""
+    out = []
+    for i, (kind, colour) in enumerate((("house", "red"), ("car", "blue"), ("tree", "green"))):
+        thing = Thing(kind, colour, 32.0, 32.0, 0.7)
+        scene = draw_object_scene(np.random.default_rng(i), things=(thing,), style="flat", ground="plain")
+        image = torch.nn.functional.interpolate(scenes_of([scene]), (128, 128), mode="bilinear")
+        params = Sine(prompt=f"a picture of sks {kind}", patches=False, steps=60, batch=2, lr=2e-4, seed=i)
+        out.append((scenes_of([scene]), with_modules(train_sine(base(), image, params, quiet)), kind, params))
+    return out
+
+
+def test_the_base_edits_what_the_tuned_model_alone_cannot(one_picture):
+    gains = {name: [] for name in ("base", "tuned", "mixed")}
+    structure = []
+    for source, tuned, kind, params in one_picture:
+        edit = f"a watercolor painting of a {kind}"
+        own_edit, plain = f"a watercolor painting of sks {kind}", f"a picture of a {kind}"
+        noise = seeded_noise((4, 16, 16), range(500, 504))
+        reading = {
+            "base": (sampled(base(), edit, 4, 500, 10, 3.0), sampled(base(), plain, 4, 500, 10, 3.0)),
+            "tuned": (sampled(tuned, own_edit, 4, 500, 10, 3.0), sampled(tuned, params.prompt, 4, 500, 10, 3.0)),
+        }
+        mixed = decoded(
+            pair_sample(base(), tuned, edit, params.prompt, noise, 0.7, 400, False, 10, 3.0)
+        )
+        reading["mixed"] = (mixed, reading["tuned"][1])
+        for name, (edited, before) in reading.items():
+            gains[name].append(float((similarity(edited, [edit]) - similarity(before, [edit])).mean()))
+        low = [blurred(as_pixels(source)).repeat(4, 0), blurred(mixed)]
+        structure.append(float(np.mean([np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(*low, strict=True)])))
+    shown = {k: [round(x, 4) for x in v] for k, v in gains.items()}
+    print(f"\ngains {shown}, structure {structure}")
+    holds("gain in likeness to the edit, mixed against tuned alone", gains["mixed"], gains["tuned"])
+    assert np.mean(gains["tuned"]) < 0.1 * np.mean(gains["base"])
+    assert np.mean(structure) > 0.8
+
+
+def blurred(pixels):
+    return pixels.reshape(len(pixels), 8, 8, 8, 8, 3).mean((2, 4))
+
+
+# HiFi Tuner
+
+
+def masked_pictures(subject, count=4):
+    """Pictures of one object on grounds of all kinds, and exactly where it is (N, 1, 64, 64)."""
+    rng = np.random.default_rng(subject)
+    kind, colour = (("car", "red"), ("cup", "blue"), ("tree", "purple"))[subject % 3]
+    scenes = [
+        draw_object_scene(rng, style="flat", things=(Thing(kind, colour, *rng.uniform(26, 38, 2).round(2), 0.5),))
+        for _ in range(count)
+    ]
+    images, bare = scenes_of(scenes), scenes_of([dataclasses.replace(scene, things=()) for scene in scenes])
+    prompt = f"a picture of a {kind}"
+    return Examples.of(base(), images, [prompt] * count), (images != bare).any(1, keepdim=True).float()
+
+
+def test_masks_and_the_anchor_learn_the_subject_and_stay_near_the_empty_prompt():
+    near, far, inside, outside = [], [], [], []
+    for subject in range(3):
+        examples, masks = masked_pictures(subject)
+        region = to_latent_grid(masks, (16, 16))
+        for seed in SEEDS:
+            how = {"prompt": examples.prompts[0], "steps": 40, "refine": 0, "batch": 2, "lr": 2e-2, "seed": seed}
+            for used, anchor, distances, errors in ((masks, 0.01, near, inside), (None, 0.0, far, outside)):
+                learned = train_hifi(base(), examples, used, HiFi(anchor=anchor, **how), quiet).learned
+                distances.append(float((learned.vectors[0] - learned.null).norm()))
+                drawn = draw(base(), examples.latents, 48, torch.Generator().manual_seed(2**40))
+                with torch.no_grad():
+                    plain = encode_prompts(base(), base().tokenizers, [examples.prompts[0]] * 48)
+                    error = denoising_error(base(), drawn, ended(plain, learned.vectors[0]))
+                    errors.append(float(mean_square(error, region[drawn.rows]).mean()))
+    holds("error in the subject's region, plain against masked and anchored", outside, inside)
+    holds("distance from the empty prompt, plain against twice that of anchored", far, [2 * each for each in near])
+
+
+# StyleForge
+
+
+def style_sets(style, seed):
+    rng = np.random.default_rng((seed, 7))
+    people = [draw_person_scene(rng, style=style) for _ in range(16)]
+    grounds = [draw_object_scene(rng, style=style) for _ in range(16)]
+    return people, grounds
+
+
+STYLE_UNITS = [(style, seed) for seed, style in enumerate(("watercolor", "pixel", "outline"))]
+
+
+def test_chosen_auxiliary_pictures_come_nearer_to_the_style_than_own_samples():
+    chosen, own = [], []
+    for style, seed in STYLE_UNITS:
+        people, grounds = style_sets(style, seed)
+        examples = Examples.of(base(), scenes_of([*people[:6], *grounds[:6]]), ["a picture in sks style"] * 12)
+        aux = Examples.of(base(), scenes_of(people[6:14]), ["a picture in style"] * 8)
+        prior = class_latents(base(), "a picture in style", 8, seed, examples.latents.shape[1:])
+        wanted = image_features(render_batch([*people, *grounds]))
+        params = StyleForge(steps=25, batch=2, lr=2e-4, seed=seed)
+        for second, scores in ((aux, chosen), (Examples(aux.images, prior, aux.prompts), own)):
+            tuned = with_modules(train_styleforge(base(), examples, second, params, quiet))
+            made = [sampled(tuned, f"a picture of a {word} in sks style", 6) for word in ("person", "house", "cat")]
+            scores.append(dual_distance(image_features(np.concatenate(made)), wanted))
+    holds("distance to the style set, own samples against chosen pictures", own, chosen)
+
+
+def test_two_words_keep_people_out_of_grounds():
+    single, double = [], []
+    for style, seed in STYLE_UNITS:
+        people, grounds = style_sets(style, seed)
+        both = [scenes_of(people[:6]), scenes_of(grounds[:6])]
+        aux = Examples.of(base(), scenes_of(people[6:12]), ["a picture in style"] * 6)
+        one = joined([Examples.of(base(), each, ["a picture in sks style"] * 6) for each in both])
+        words = ("a picture in sks style", "a picture in ohwx style")
+        two = joined([Examples.of(base(), each, [word] * 6) for each, word in zip(both, words, strict=True)])
+        params = StyleForge(steps=25, batch=2, lr=2e-4, seed=seed)
+        for style_set, word, rates in ((one, "sks", single), (two, "ohwx", double)):
+            tuned = with_modules(train_styleforge(base(), style_set, aux, params, quiet))
+            made = judge_images(sampled(tuned, f"a picture in {word} style", 16))
+            rates.append(float(np.isin(made.names("scene"), ("person", "duo")).mean()))
+    holds("rate of people in grounds, one word against twice that with two", single, [2 * rate for rate in double])
