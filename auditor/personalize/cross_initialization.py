@@ -36,7 +36,7 @@ class CrossInitialization:
         init: words or names of the subject's kind, whose tokens are averaged place by place; may be given many times.
         vectors: how many vectors the word stands for.
         through_encoder: start at the encoder's output; without it at the averages, as textual inversion does.
-        anchor: lam, the weight of the distance to the start.
+        anchor: weight of the distance to the start.
         steps: optimiser steps.
         batch: rows a step.
         lr: AdamW learning rate.

@@ -34,7 +34,7 @@ class DreamBooth:
         prompt: instance prompt with the identifier, for example "a picture of sks person".
         class_prompt: prompt of the prior; empty for no prior preservation.
         class_images: how many pictures the frozen model draws for the prior.
-        prior_weight: w.
+        prior_weight: weight of the prior's loss; 0 leaves it out.
         train_text_encoder: also train the text encoders.
         steps: optimiser steps.
         batch: instance rows a step (as many prior rows beside them).

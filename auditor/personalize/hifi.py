@@ -40,10 +40,10 @@ class HiFi:
     Attributes:
         prompt: what the pictures show, in ordinary words, for example "a picture of a cat".
         masks: folder of masks, white where the subject is, named like the pictures; the whole picture without it.
-        vectors: n.
-        anchor: w, the weight of the squared distance to the empty prompt; the paper prints none.
+        vectors: how many of the prompt's last vectors are learned.
+        anchor: weight of the squared distance to the empty prompt; the paper prints none.
         steps: optimiser steps on the vectors that all sampler steps share.
-        sampler_steps: S of DDIM, each with vectors of its own.
+        sampler_steps: steps of DDIM, each with vectors of its own.
         refine: further optimiser steps at each sampler step; 0 to share the vectors.
         batch: rows a step.
         lr: learning rate.

@@ -45,7 +45,7 @@ class SeFi:
         reference: an ordinary word of one token whose attention the new word's is held to.
         stages: how many parts the schedule is cut into.
         tied: one vector a stage for keys and values.
-        attention_weight: lam.
+        attention_weight: weight of the attention loss; much more and the subject is not learned.
         steps: optimiser steps.
         batch: rows a step, each at its own stage.
         lr: AdamW learning rate.

@@ -34,7 +34,7 @@ class StyleForge:
         prompt: prompt of the style pictures, with a rare word.
         aux: folder of auxiliary pictures, bound to the common word.
         aux_prompt: their prompt, with the common word alone.
-        aux_weight: w; 0 leaves them out.
+        aux_weight: weight of their loss; 0 leaves them out.
         grounds: folder of a second set of style pictures, grounds without people; none for the single form.
         grounds_prompt: their prompt, with a second rare word.
         train_text_encoder: also train the text encoders.

@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from auditor.cli.main import run
 from auditor.errors import MalformedArtifact, UsageError
 from auditor.personalize.blocks.attention import recorded
 from auditor.personalize.blocks.examples import Examples
@@ -399,3 +400,16 @@ def test_bad_input_ends_with_one_sentence(tiny_base, folder_of, tmp_path):
     with pytest.raises(UsageError, match="--skip-unreadable"):
         METHODS.get("prospect").fit(base, photos, TRAIN["prospect"][1], tmp_path / "out", quiet)
     METHODS.get("prospect").fit(base, photos, TRAIN["prospect"][1], tmp_path / "out", quiet, skip_unreadable=True)
+
+
+def test_the_command_line_offers_what_a_method_can_do(tiny_folders, folder_of, tmp_path, capsys):
+    photos = folder_of("photos")
+    (photos / "broken.png").write_bytes(b"nothing")
+    given = ["--images", str(photos), "--base", str(tiny_folders("sd1")), "--device", "cpu", "--steps", "1"]
+    given += ["--init", "man", "--stages", "2", "--no-network", "-o"]
+    assert run(["personalize", "prospect", *given, str(tmp_path / "no")]) == 64
+    assert "--skip-unreadable" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
+    assert run(["personalize", "prospect", *given, str(tmp_path / "out"), "--skip-unreadable"]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "out" / "learned_stages.safetensors")
+    assert load_staged_word(tmp_path / "out" / "learned_stages.safetensors").stages == 2
