@@ -94,10 +94,10 @@ def test_each_step_is_refined_at_its_own_timestep(tiny_base, pictures):
 
     base.unet.forward = spy
     try:
-        train_hifi(base, pictures(base), None, changed(sampler_steps=50, refine=1, steps=1), quiet)
+        train_hifi(base, pictures(base), None, changed(sampler_steps=10, refine=1, steps=1), quiet)
     finally:
         del base.unet.forward
-    assert seen[1:] == [[t] * 2 for t in ddim_timesteps(1000, 50)]
+    assert seen[1:] == [[t] * 2 for t in ddim_timesteps(1000, 10)]
 
 
 def test_a_mask_of_everything_is_no_mask_and_another_is_felt(tiny_base, pictures):
@@ -280,7 +280,7 @@ def test_the_empty_prompt_is_trained_towards_the_path(tiny_base, noise):
     base = tiny_base("sd1")
     times = ddim_timesteps(1000, 8)
     distances = []
-    for rounds in (0, 20):
+    for rounds in (0, 8):
         encoded = encode_prompts(base, base.tokenizers, ["a man"] * 2)
         path = inverted_path(base, 0.5 * noise[:1].flip(3), encoded[:1], 8)
         rule = Pasted(
