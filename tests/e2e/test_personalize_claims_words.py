@@ -113,7 +113,7 @@ def sampled(components, prompt, count=6, seed=900, steps=6, guidance=1.0):
 
 def with_modules(trained):
     own = base()
-    return type(own)(**{**vars(own), "modules": {**own.modules, **trained.modules}})
+    return dataclasses.replace(own, modules={**own.modules, **trained.modules})
 
 
 def likeness(pixels, subject):

@@ -117,10 +117,9 @@ class Pasted:
 
     def _trained(self, denoiser: Denoiser, latents: Tensor, t: int) -> Conditioning:
         following = self.times[self.times.index(t) + 1]
-        bars = self.base.schedule.alphas_cumprod
-        (alpha, sigma), (to_alpha, to_sigma) = (
-            (float(bars[at]) ** 0.5, float(1 - bars[at]) ** 0.5) for at in (t, following)
-        )
+        schedule, here, there = self.base.schedule, torch.tensor([t]), torch.tensor([following])
+        alpha, sigma = float(schedule.alpha(here)), float(schedule.sigma(here))
+        to_alpha, to_sigma = float(schedule.alpha(there)), float(schedule.sigma(there))
         times = torch.full((len(latents),), t, device=latents.device)
         given = denoiser.predict(latents, times, self.condition[t]).epsilon.detach()
         states = nn.Parameter(self.null.states.detach().clone())

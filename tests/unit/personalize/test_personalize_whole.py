@@ -1,5 +1,7 @@
 """Methods that train whole models: DreamBooth, SINE, StyleForge."""
 
+import copy
+import dataclasses
 import json
 
 import diffusers
@@ -214,7 +216,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(tiny_base, pixels, tmp_path, m
 def test_the_base_alone_is_the_base_bit_for_bit(tiny_base, pixels, noise, family):
     base = tiny_base(family)
     trained = train_sine(base, pixels[:1], Sine(patches=False, steps=3, lr=1e-2), quiet)
-    tuned = type(base)(**{**vars(base), "modules": {**base.modules, **trained.modules}})
+    tuned = dataclasses.replace(base, modules={**base.modules, **trained.modules})
     condition = encode_prompts(base, base.tokenizers, ["a house"] * 2)
     with torch.no_grad():
         plain = ddim_sample(Denoiser(base), noise, condition, null_condition(base, 2), 6, 3.0)
@@ -308,9 +310,7 @@ def test_bad_input_ends_with_one_sentence(tiny_base, pixels, folder_of, tmp_path
 
 
 def load_components_half(base):
-    import copy
-
-    return type(base)(**{**vars(base), "modules": {**base.modules, "unet": copy.deepcopy(base.unet).half()}})
+    return dataclasses.replace(base, modules={**base.modules, "unet": copy.deepcopy(base.unet).half()})
 
 
 def test_the_folders_of_styleforge_are_all_in_its_provenance(tiny_base, folder_of, tmp_path):
