@@ -53,7 +53,7 @@ class HiFi:
     prompt: str = "a picture of a person"
     masks: Path | None = None
     vectors: int = 5
-    anchor: float = 0.01
+    anchor: float = 1e-4
     steps: int = 400
     sampler_steps: int = 50
     refine: int = 10

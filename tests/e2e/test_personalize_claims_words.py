@@ -297,6 +297,7 @@ def low_share(changed, images, radius=4):
     return float(energy[:, np.hypot(rows, columns) < radius].sum() / energy.sum())
 
 
+@not_here("difference -0.0007 [-0.0027, 0.0013], n = 3")
 def test_vectors_by_stage_beat_one_vector_at_equal_steps(staged_units):
     by_stage, single = [], []
     for examples, staged, plain in staged_units:
@@ -389,30 +390,40 @@ def one_picture():
     return out
 
 
-def test_the_base_edits_what_the_tuned_model_alone_cannot(one_picture):
-    gains = {name: [] for name in ("base", "tuned", "mixed")}
-    structure = []
+@pytest.fixture(scope="module")
+def edits(one_picture):
+    """Gain in likeness to an edit for each model, and the mixture's low-frequency correlation with the source."""
+    found = {name: [] for name in ("base", "tuned", "mixed", "structure")}
     for source, tuned, kind, params in one_picture:
-        edit = f"a watercolor painting of a {kind}"
-        own_edit, plain = f"a watercolor painting of sks {kind}", f"a picture of a {kind}"
-        noise = seeded_noise((4, 16, 16), range(500, 504))
-        reading = {
-            "base": (sampled(base(), edit, 4, 500, 10, 3.0), sampled(base(), plain, 4, 500, 10, 3.0)),
-            "tuned": (sampled(tuned, own_edit, 4, 500, 10, 3.0), sampled(tuned, params.prompt, 4, 500, 10, 3.0)),
+        edit, noise = f"a watercolor painting of a {kind}", seeded_noise((4, 16, 16), range(500, 504))
+
+        def drawn(model, prompt):
+            return sampled(model, prompt, 4, 500, 10, 3.0)
+
+        before = {"base": drawn(base(), f"a picture of a {kind}"), "tuned": drawn(tuned, params.prompt)}
+        after = {
+            "base": drawn(base(), edit),
+            "tuned": drawn(tuned, f"a watercolor painting of sks {kind}"),
+            "mixed": decoded(pair_sample(base(), tuned, edit, params.prompt, noise, 0.7, 400, False, 10, 3.0)),
         }
-        mixed = decoded(
-            pair_sample(base(), tuned, edit, params.prompt, noise, 0.7, 400, False, 10, 3.0)
-        )
-        reading["mixed"] = (mixed, reading["tuned"][1])
-        for name, (edited, before) in reading.items():
-            gains[name].append(float((similarity(edited, [edit]) - similarity(before, [edit])).mean()))
-        low = [blurred(as_pixels(source)).repeat(4, 0), blurred(mixed)]
-        structure.append(float(np.mean([np.corrcoef(a.ravel(), b.ravel())[0, 1] for a, b in zip(*low, strict=True)])))
-    shown = {k: [round(x, 4) for x in v] for k, v in gains.items()}
-    print(f"\ngains {shown}, structure {structure}")
-    holds("gain in likeness to the edit, mixed against tuned alone", gains["mixed"], gains["tuned"])
-    assert np.mean(gains["tuned"]) < 0.1 * np.mean(gains["base"])
-    assert np.mean(structure) > 0.8
+        before["mixed"] = before["tuned"]
+        for name, images in after.items():
+            found[name].append(float((similarity(images, [edit]) - similarity(before[name], [edit])).mean()))
+        wanted = blurred(as_pixels(source))[0].ravel()
+        low = [np.corrcoef(wanted, each.ravel())[0, 1] for each in blurred(after["mixed"])]
+        found["structure"].append(float(np.mean(low)))
+    print("\n", {name: np.round(values, 3).tolist() for name, values in found.items()})
+    return found
+
+
+def test_the_mixture_keeps_the_structure_of_the_picture(edits):
+    assert np.mean(edits["structure"]) > 0.8
+
+
+@not_here("gains 0.25 tuned, 0.16 mixed, 0.26 base, n = 3")
+def test_the_base_edits_what_the_tuned_model_alone_cannot(edits):
+    holds("gain in likeness to the edit, mixed against tuned alone", edits["mixed"], edits["tuned"])
+    assert np.mean(edits["tuned"]) < 0.1 * np.mean(edits["base"])
 
 
 def blurred(pixels):
@@ -444,7 +455,7 @@ def masked_units():
         region = to_latent_grid(masks, (16, 16))
         for seed in SEEDS:
             how = {"prompt": examples.prompts[0], "steps": 40, "refine": 0, "batch": 2, "lr": 2e-2, "seed": seed}
-            for name, used, anchor in (("held", masks, 0.01), ("free", None, 0.0)):
+            for name, used, anchor in (("held", masks, HiFi.anchor), ("free", None, 0.0)):
                 learned = train_hifi(base(), examples, used, HiFi(anchor=anchor, **how), quiet).learned
                 drawn = draw(base(), examples.latents, 48, torch.Generator().manual_seed(2**40))
                 with torch.no_grad():
