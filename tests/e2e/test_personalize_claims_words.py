@@ -392,8 +392,8 @@ def one_picture():
 
 @pytest.fixture(scope="module")
 def edits(one_picture):
-    """Gain in likeness to an edit for each model, and the mixture's low-frequency correlation with the source."""
-    found = {name: [] for name in ("base", "tuned", "mixed", "structure")}
+    """Gain in likeness to an edit for each model, and the structure of the source kept by mixture and base."""
+    found = {name: [] for name in ("base", "tuned", "mixed", "structure", "base structure")}
     for source, tuned, kind, params in one_picture:
         edit, noise = f"a watercolor painting of a {kind}", seeded_noise((4, 16, 16), range(500, 504))
 
@@ -409,25 +409,29 @@ def edits(one_picture):
         before["mixed"] = before["tuned"]
         for name, images in after.items():
             found[name].append(float((similarity(images, [edit]) - similarity(before[name], [edit])).mean()))
-        wanted = blurred(as_pixels(source))[0].ravel()
-        low = [np.corrcoef(wanted, each.ravel())[0, 1] for each in blurred(after["mixed"])]
-        found["structure"].append(float(np.mean(low)))
+        found["structure"].append(structure(after["mixed"], source))
+        found["base structure"].append(structure(after["base"], source))
     print("\n", {name: np.round(values, 3).tolist() for name, values in found.items()})
     return found
 
 
 def test_the_mixture_keeps_the_structure_of_the_picture(edits):
+    holds("structure of the picture, mixture against base alone", edits["structure"], edits["base structure"])
     assert np.mean(edits["structure"]) > 0.8
 
 
-@not_here("gains 0.25 tuned, 0.16 mixed, 0.26 base, n = 3")
+@not_here("gains 0.10 tuned, 0.15 mixed, 0.26 base; mixed - tuned 0.055 [-0.44, 0.55], n = 3")
 def test_the_base_edits_what_the_tuned_model_alone_cannot(edits):
     holds("gain in likeness to the edit, mixed against tuned alone", edits["mixed"], edits["tuned"])
     assert np.mean(edits["tuned"]) < 0.1 * np.mean(edits["base"])
 
 
-def blurred(pixels):
-    return pixels.reshape(len(pixels), 8, 8, 8, 8, 3).mean((2, 4))
+def structure(pixels, source):
+    """Mean correlation of pictures with one, both averaged over blocks of eight pixels."""
+    wanted, *low = (
+        each.reshape(8, 8, 8, 8, 3).mean((1, 3)).ravel() for each in (*as_pixels(source), *pixels)
+    )
+    return float(np.mean([np.corrcoef(wanted, each)[0, 1] for each in low]))
 
 
 # HiFi Tuner
@@ -470,6 +474,7 @@ def test_the_anchor_keeps_vectors_within_half_the_distance(masked_units):
     holds("distance, free against twice that of held", masked_units["free"][0], 2 * masked_units["held"][0])
 
 
+@not_here("difference -0.0029 [-0.0069, 0.0010], n = 6")
 def test_mask_and_anchor_lower_the_error_in_the_region_of_the_subject(masked_units):
     holds("error in the subject's region, free against held", masked_units["free"][1], masked_units["held"][1])
 
