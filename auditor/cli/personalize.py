@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,12 @@ def _command(method: Any) -> click.Command:
             ["-o", "--out"], type=PATH, required=True, metavar="DIR", help="A new folder for the adapter."
         ),
     ]
+    if "skip_unreadable" in inspect.signature(method.fit).parameters:
+        own.append(
+            click.Option(
+                ["--skip-unreadable"], is_flag=True, help="Leave out pictures that cannot be read, if one can."
+            )
+        )
     command = click.Command(
         method.id, callback=run, params=[*own, *options_of(method.params)], help=text, short_help=method.goal
     )
@@ -79,6 +86,7 @@ def _fit(
     revision: str,
     allow_download: bool,
     device: str,
+    skip_unreadable: bool | None = None,
     **params: Any,
 ) -> None:
     from auditor.cli.dataclass_options import build_params
@@ -101,7 +109,8 @@ def _fit(
         # Training in half precision loses small gradients.
         model = load_base(base, device, allow_download, revision, dtype=torch.float32)
         with TaskProgress(method.id) as progress:
-            path = method.fit(model, images, recipe, out, progress)
+            reading = {} if skip_unreadable is None else {"skip_unreadable": skip_unreadable}
+            path = method.fit(model, images, recipe, out, progress, **reading)
     except BaseException:
         if fresh and not any(out.iterdir()):
             out.rmdir()

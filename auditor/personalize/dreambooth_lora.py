@@ -16,14 +16,14 @@ from torch import Tensor
 
 from auditor.contracts import Progress
 from auditor.errors import UsageError
-from auditor.personalize.blocks.denoising import Drawn, denoising_error, draw, mean_square
+from auditor.personalize.blocks.beside import Beside, BesideLoss
 from auditor.personalize.blocks.examples import Examples, class_latents
-from auditor.personalize.blocks.optimise import Group, Optimisation, Step, optimise
+from auditor.personalize.blocks.optimise import Group, Optimisation, optimise
 from auditor.personalize.blocks.saving import save_provenance
 from auditor.personalize.images import load_images
 from auditor.personalize.lora import ATTENTION, TEXT_ATTENTION, injected, lora_state, save_diffusers_lora
 from auditor.pipeline.components import Components
-from auditor.pipeline.conditioning import Conditioning, encode_images, encode_prompts
+from auditor.pipeline.conditioning import encode_images
 from auditor.registry import METHODS
 
 __all__ = ["DreamBoothLora", "TrainedLora", "train_dreambooth_lora"]
@@ -108,41 +108,14 @@ def train_dreambooth_lora(
         if params.train_text_encoder:
             more = stack.enter_context(injected(text, params.rank, alpha, TEXT_ATTENTION, params.seed + 1))
             groups.append(Group("text_encoder", more, params.lr / 5))
-        loss_of = _Loss(base, Examples(images, latents, tuple(instance)), prior, params)
+        examples = Examples(images, latents, tuple(instance))
+        second = Beside(prior, params.class_prompt, params.prior_weight)
+        loss_of = BesideLoss(base, examples, second, params.batch, params.train_text_encoder)
         log = optimise(groups, loss_of, Optimisation(params.steps, params.lr, seed=params.seed), progress)
         if refine is not None:
             refine(base)
         states = lora_state(text) if params.train_text_encoder else {}
         return TrainedLora(lora_state(base.unet), states, log.final)
-
-
-class _Loss:
-    """Instance and prior rows side by side in one evaluation."""
-
-    def __init__(self, base: Components, examples: Examples, prior: Tensor, params: DreamBoothLora) -> None:
-        self._base, self._examples, self._prior, self._params = base, examples, prior, params
-        self._frozen = None if params.train_text_encoder else self._states()
-
-    def __call__(self, step: Step) -> Tensor:
-        """The loss of one step."""
-        batch, generator = self._params.batch, step.generator
-        instance, prior = self._frozen or self._states()
-        drawn = draw(self._base, self._examples.latents, batch, generator)
-        condition, weight = instance[drawn.rows], torch.ones(batch)
-        if len(self._prior):
-            others = draw(self._base, self._prior, batch, generator)
-            drawn = Drawn.join([drawn, others])
-            condition = Conditioning.join([condition, prior[torch.zeros(batch, dtype=torch.long)]])
-            weight = torch.cat([weight, torch.full((batch,), self._params.prior_weight)])
-        error = mean_square(denoising_error(self._base, drawn, condition))
-        return (weight.to(error.device) * error).sum() / batch
-
-    def _states(self) -> tuple[Conditioning, Conditioning]:
-        base = self._base
-        return (
-            encode_prompts(base, base.tokenizers, self._examples.prompts),
-            encode_prompts(base, base.tokenizers, [self._params.class_prompt]),
-        )
 
 
 def _check(params: DreamBoothLora) -> None:
@@ -160,8 +133,9 @@ class _Method:
     params = DreamBoothLora
 
     def fit(
-        self, base: Components, data: Path, params: DreamBoothLora, out: Path, progress: Progress
-    ) -> Path:
+        self, base: Components, data: Path, params: DreamBoothLora, out: Path, progress: Progress,
+        skip_unreadable: bool = False,
+    ) -> Path:  # fmt: skip
         """Trains on a folder of pictures; writes the adapter and ``provenance.json`` into ``out``.
 
         Raises:
@@ -173,7 +147,7 @@ class _Method:
                 "the instance prompt is empty; name the subject, for example --prompt 'a picture of sks person'"
             )
         _check(params)
-        images = load_images(data, base.image_size)
+        images = load_images(data, base.image_size, skip_unreadable)
         trained = train_dreambooth_lora(base, images, params, progress)
         alpha = params.alpha or params.rank
         meta = {"modelspec.trigger_phrase": params.prompt}

@@ -11,7 +11,7 @@ from torch import Tensor
 from auditor.errors import UsageError
 from auditor.text import inert
 
-__all__ = ["load_images"]
+__all__ = ["load_images", "picture_paths"]
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 # Of all that the library reads; some formats start other programs.
@@ -30,11 +30,7 @@ def load_images(folder: Path, size: int, skip_unreadable: bool = False) -> Tenso
     Raises:
         UsageError: no such folder, no picture in it, or a file that is not a readable picture.
     """
-    if not folder.is_dir():
-        raise UsageError(f"'{inert(str(folder))}' is not a folder of images")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
-    if not paths:
-        raise UsageError(f"'{inert(str(folder))}' holds no images ({', '.join(sorted(_SUFFIXES))})")
+    paths = picture_paths(folder)
     out, refused = [], []
     for path in paths:
         try:
@@ -46,6 +42,20 @@ def load_images(folder: Path, size: int, skip_unreadable: bool = False) -> Tenso
     if not out:
         raise UsageError(f"none of the {len(refused)} images in '{inert(str(folder))}' can be read")
     return torch.stack(out)
+
+
+def picture_paths(folder: Path) -> list[Path]:
+    """Files of a folder that are called like pictures, in name order.
+
+    Raises:
+        UsageError: no such folder, or no picture in it.
+    """
+    if not folder.is_dir():
+        raise UsageError(f"'{inert(str(folder))}' is not a folder of images")
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _SUFFIXES)
+    if not paths:
+        raise UsageError(f"'{inert(str(folder))}' holds no images ({', '.join(sorted(_SUFFIXES))})")
+    return paths
 
 
 def _square(path: Path, size: int) -> Tensor:

@@ -106,7 +106,10 @@ def train_words(
     recipe = Optimisation(params.steps, params.lr, weight_decay=0.0, seed=params.seed)
     log = optimise(
         [Group("words", words.parameters)], loss_of, recipe, progress,
-        checkpoint=checkpoint, identity={"base": base.sha256, "params": vars(params), "images": examples.hashes},
+        checkpoint=checkpoint, identity={
+            "base": base.sha256, "params": vars(params), "images": examples.hashes, "templates": list(templates),
+            "anchor": anchor, "start": {e: Examples.hashes_of(rows[None].cpu()) for e, rows in start.items()},
+        },
     )  # fmt: skip
     return LearnedWord({e: v.detach()[0, 0].cpu() for e, v in words.vectors.items()}, dict(start), log)
 
@@ -118,10 +121,11 @@ class _Method:
     params = TextualInversion
 
     def fit(
-        self, base: Components, data: Path, params: TextualInversion, out: Path, progress: Progress
-    ) -> Path:
+        self, base: Components, data: Path, params: TextualInversion, out: Path, progress: Progress,
+        skip_unreadable: bool = False,
+    ) -> Path:  # fmt: skip
         """Trains on a folder of pictures; writes ``learned_embeds.safetensors`` and its provenance into ``out``."""
-        examples = load_examples(data, base, TEMPLATES[0].format(params.word))
+        examples = load_examples(data, base, TEMPLATES[0].format(params.word), skip_unreadable)
         learned = train_textual_inversion(base, examples, params, progress, out / "checkpoint.safetensors")
         path = save_word_vectors(out, params.word, learned.vectors)
         save_provenance(

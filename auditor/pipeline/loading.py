@@ -144,7 +144,7 @@ def _check_depth(config: Mapping[str, Any], folder: Path, name: str) -> None:
         raise BaseUnavailable(f"base component {name} cannot be loaded: {_first_line(error)}") from error
     for key, value in config.items():
         asked = [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, int)]
-        if "layers" in key and max(asked, default=0) > stored:
+        if stored and "layers" in key and max(asked, default=0) > stored:
             shown = inert(str(value), 40)
             raise BaseUnavailable(f"base component {name} says {key} {shown}, but stores {stored} tensors")
 

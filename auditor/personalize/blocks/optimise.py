@@ -199,6 +199,8 @@ class _Checkpoint:
         with torch.no_grad():
             for name, parameter in self._named.items():
                 parameter.copy_(stored[name])
+                if f"{name}/m" not in stored:
+                    continue
                 self._optimizer.state[parameter] = {
                     "step": torch.tensor(float(steps)),
                     "exp_avg": stored[f"{name}/m"].to(parameter.device),
@@ -213,8 +215,10 @@ class _Checkpoint:
 
         out: dict[str, Tensor] = {"losses": torch.tensor(self._log.losses, dtype=torch.float64)}
         for name, parameter in self._named.items():
-            state = cast(Mapping[str, Tensor], self._optimizer.state[parameter])
-            out |= {name: parameter.detach(), f"{name}/m": state["exp_avg"], f"{name}/v": state["exp_avg_sq"]}
+            out[name] = parameter.detach()
+            # A weight that the loss does not reach has no moments.
+            if state := cast(Mapping[str, Tensor], self._optimizer.state.get(parameter)):
+                out |= {f"{name}/m": state["exp_avg"], f"{name}/v": state["exp_avg_sq"]}
         part = self._path.with_name(f".{self._path.name}.{os.getpid()}.part")
         try:
             save_file(

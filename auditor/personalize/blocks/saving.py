@@ -17,7 +17,7 @@ from auditor.errors import OutputError
 from auditor.pipeline.components import Components
 from auditor.text import inert
 
-__all__ = ["PROVENANCE", "save_provenance", "save_word_vectors"]
+__all__ = ["PROVENANCE", "make_folder", "save_provenance", "save_word_vectors"]
 
 PROVENANCE = "provenance.json"
 _PACKAGES = ("torch", "diffusers", "transformers", "peft", "safetensors")
@@ -41,7 +41,7 @@ def save_word_vectors(folder: Path, word: str, vectors: Mapping[str, Tensor]) ->
         (word if len(vectors) == 1 else _FILE_NAMES[encoder]): rows.detach().float().cpu().numpy()
         for encoder, rows in vectors.items()
     }
-    _make(folder)
+    make_folder(folder)
     return write_arrays(folder / "learned_embeds.safetensors", arrays, {"format": "pt", "name": word})
 
 
@@ -97,7 +97,8 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _make(folder: Path) -> None:
+def make_folder(folder: Path) -> None:
+    """Makes a folder where there is none. Raises ``OutputError`` where that cannot be done."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -57,24 +57,40 @@ class Words:
         """All vectors, one parameter an encoder."""
         return list(self.vectors.values())
 
-    def encode(self, prompts: Sequence[str], stage: Tensor | None = None) -> Conditioning:
+    def encode(
+        self, prompts: Sequence[str], stage: Tensor | None = None, vectors: Mapping[str, Tensor] | None = None
+    ) -> Conditioning:
         """Encodes prompts that may hold the words, with gradients to their vectors.
 
         Args:
             prompts: B prompts.
             stage: int64 (B,), the stage of each row; stage 0 for all by default.
+            vectors: stand in for :attr:`vectors`, of the same shapes; for example what a network made.
         """
+        ids = self._ids(prompts, stage)
+        with self._answering(vectors or self.vectors):
+            return encode_ids(self._base, ids)
+
+    def final_states(self, prompts: Sequence[str]) -> dict[str, Tensor]:
+        """Each encoder's own output for prompts that may hold the words: (B, L, d), after its final layer norm."""
+        ids = self._ids(prompts, None)
+        with self._answering(self.vectors):
+            return {
+                encoder: self._base.modules[encoder](ids[encoder].to(self._base.device)).last_hidden_state
+                for encoder in self.vectors
+            }
+
+    def _ids(self, prompts: Sequence[str], stage: Tensor | None) -> dict[str, Tensor]:
         ids = {}
         for encoder, tokenizer in self.tokenizers.items():
             rows = token_ids(tokenizer, [self._spelled(prompt) for prompt in prompts])
             ids[encoder] = rows if encoder not in self.vectors else self._staged(rows, encoder, stage)
-        with self._answering():
-            return encode_ids(self._base, ids)
+        return ids
 
     @contextmanager
-    def _answering(self) -> Iterator[None]:
+    def _answering(self, given: Mapping[str, Tensor]) -> Iterator[None]:
         with ExitStack() as stack:
-            for encoder, vectors in self.vectors.items():
+            for encoder, vectors in given.items():
                 table = _table(self._base, encoder)
                 answer = _Answer(len(table.weight), vectors)
                 for handle in (
@@ -109,7 +125,7 @@ class Words:
 class _Answer:
     """Stands in for the rows of an embedding layer from ``known`` on."""
 
-    def __init__(self, known: int, vectors: nn.Parameter) -> None:
+    def __init__(self, known: int, vectors: Tensor) -> None:
         self._known, self._vectors = known, vectors
         self._ids = torch.empty(0)
 

@@ -1,0 +1,527 @@
+"""What the papers say of learned words and whole models, each against its off switch, on the embedded base.
+
+A unit is one training run: a subject and a seed, both arms on the same draws. Intervals are paired, over units,
+at 95 %.
+Steps are a small share of the papers': what is tested is the direction, not the published figure.
+"""
+
+import dataclasses
+import functools
+
+import numpy as np
+import pytest
+import torch
+
+from auditor.metrics.attributes import judge_images
+from auditor.metrics.concept import image_features, similarity
+from auditor.metrics.quality import dual_distance
+from auditor.personalize.blocks.attention import recorded, values_from
+from auditor.personalize.blocks.beside import Beside
+from auditor.personalize.blocks.denoising import denoising_error, draw, mean_square
+from auditor.personalize.blocks.examples import Examples, class_latents
+from auditor.personalize.blocks.masks import to_latent_grid
+from auditor.personalize.blocks.pair import pair_sample
+from auditor.personalize.blocks.ruled import null_condition
+from auditor.personalize.blocks.stepwise import ended
+from auditor.personalize.blocks.words import Words, stage_of
+from auditor.personalize.cross_initialization import (
+    CrossInitialization,
+    drift,
+    train_cross_initialization,
+)
+from auditor.personalize.dreambooth import DreamBooth, train_beside, train_dreambooth
+from auditor.personalize.hifi import HiFi, train_hifi
+from auditor.personalize.prospect import ProSpect, sample_prospect, train_prospect
+from auditor.personalize.sefi import SeFi, attention_gap, train_sefi
+from auditor.personalize.sine import Sine, train_sine
+from auditor.personalize.styleforge import StyleForge, joined, train_styleforge
+from auditor.personalize.textual_inversion import TEMPLATES
+from auditor.pipeline.conditioning import encode_prompts
+from auditor.pipeline.denoiser import Denoiser
+from auditor.pipeline.open import load_base
+from auditor.pipeline.sampling import ddim_sample, seeded_noise
+from auditor.proving.zoo import CleanRecipe, subject_images
+from auditor.stats import paired_mean_difference
+from auditor.world.embedded import embedded_folder
+from auditor.world.factors import Thing, draw_object_scene, draw_person_scene
+from auditor.world.render import render_batch
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),
+    pytest.mark.skipif(
+        not (embedded_folder() / "pipeline" / "model_index.json").is_file(),
+        reason="the embedded base is not installed",
+    ),
+]
+
+
+def not_here(measured):
+    """A claim that was measured not to hold at this scale; it may on better weights, so that passing is no failure."""
+    return pytest.mark.xfail(strict=False, reason=f"measured on the shipped base: {measured}")
+
+
+SUBJECTS = (("person", 11), ("object", 23), ("person", 37))
+SEEDS = (0, 1)
+UNITS = [(kind, subject, seed) for kind, subject in SUBJECTS for seed in SEEDS]
+
+
+def quiet(done, total, label=""):
+    pass
+
+
+@functools.cache
+def base():
+    return load_base(None, "cpu", dtype=torch.float32)
+
+
+def noun(kind, subject):
+    return "person" if kind == "person" else clean(kind, subject).train.prompt.split()[-1]
+
+
+def clean(kind, subject, images=4):
+    from auditor.proving.zoo import _object
+
+    word = "person" if kind == "person" else _object(subject)[0]
+    return CleanRecipe(kind, images, subject, DreamBooth(prompt=f"a picture of sks {word}"))
+
+
+@functools.cache
+def pictures(kind, subject, images=4):
+    """Pictures of one subject (N, 3, 64, 64) with an instance prompt each."""
+    pixels, prompts = subject_images(clean(kind, subject, images))
+    return Examples.of(base(), pixels, prompts)
+
+
+def decoded(latents):
+    """uint8 (N, 64, 64, 3)."""
+    with torch.no_grad():
+        images = base().vae.decode(latents / base().vae.config.scaling_factor).sample
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def as_pixels(images):
+    return ((images + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+
+
+def scenes_of(scenes):
+    return torch.from_numpy(render_batch(scenes)).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def sampled(components, prompt, count=6, seed=900, steps=6, guidance=1.0):
+    """Pictures (N, 64, 64, 3) of a prompt, the same noise every time."""
+    noise = seeded_noise((4, 16, 16), range(seed, seed + count))
+    with torch.no_grad():
+        condition = encode_prompts(components, components.tokenizers, [prompt] * count)
+    return decoded(
+        ddim_sample(Denoiser(components), noise, condition, null_condition(components, count), steps, guidance)
+    )
+
+
+def with_modules(trained):
+    own = base()
+    return dataclasses.replace(own, modules={**own.modules, **trained.modules})
+
+
+def likeness(pixels, subject):
+    """Mean cosine of pictures with a subject's own pictures, in the dual encoder's space."""
+    return float((image_features(pixels) @ image_features(as_pixels(subject.images)).T).mean())
+
+
+def holds(name, more, less):
+    """The paired interval of ``more - less`` lies above zero; shown with -s."""
+    interval = paired_mean_difference(more, less)
+    print(
+        f"\n{name}: {np.mean(more):.4f} against {np.mean(less):.4f}, difference {interval.estimate:.4f} "
+        f"[{interval.low:.4f}, {interval.high:.4f}], n = {interval.n}"
+    )
+    assert interval.low > 0, name
+
+
+def error_of(examples, condition_of, rows=48, swap=None):
+    """Mean denoising error on draws that training never saw, and the same for every arm."""
+    drawn = draw(base(), examples.latents, rows, torch.Generator().manual_seed(2**40))
+    with torch.no_grad():
+        condition = condition_of(drawn)
+        if swap is None:
+            return float(mean_square(denoising_error(base(), drawn, condition)).mean())
+        with values_from(base(), swap(drawn).states):
+            return float(mean_square(denoising_error(base(), drawn, condition)).mean())
+
+
+# DreamBooth
+
+
+@pytest.fixture(scope="module")
+def prior_units():
+    """Likeness to the subject by (weight of the prior, whose prompt), one value a unit."""
+    found = {(weight, said): [] for weight in (0.0, 1.0) for said in ("class", "own")}
+    for kind, subject, seed in UNITS:
+        examples, word = pictures(kind, subject), noun(kind, subject)
+        prior = class_latents(base(), f"a picture of a {word}", 4, seed, examples.latents.shape[1:])
+        params = DreamBooth(prompt=examples.prompts[0], steps=40, batch=2, lr=2e-4, seed=seed)
+        for weight in (0.0, 1.0):
+            second = Beside(prior, f"a picture of a {word}", weight)
+            tuned = with_modules(train_beside(base(), examples, second, params, quiet))
+            found[weight, "class"].append(likeness(sampled(tuned, f"a picture of a {word}"), examples))
+            found[weight, "own"].append(likeness(sampled(tuned, examples.prompts[0]), examples))
+    return found
+
+
+def test_prior_preservation_keeps_the_class_from_becoming_the_subject(prior_units):
+    holds("likeness of class samples, without the prior", prior_units[0.0, "class"], prior_units[1.0, "class"])
+
+
+@not_here("0.42 with the prior, 0.59 without, at 40 steps, n = 6")
+def test_prior_preservation_costs_little_likeness_under_the_own_prompt(prior_units):
+    kept, lost = np.mean(prior_units[1.0, "own"]), np.mean(prior_units[0.0, "own"])
+    print(f"\nown prompt: {kept:.4f} with the prior, {lost:.4f} without, n = {len(UNITS)}")
+    assert kept > 0.9 * lost
+
+
+def test_the_gap_between_seen_and_unseen_pictures_of_a_subject_grows_with_steps():
+    gaps = {done: [] for done in (1, 15, 30)}
+    for kind, subject, seed in UNITS:
+        both = pictures(kind, subject, 8)
+        seen, unseen = (
+            Examples(both.images[part], both.latents[part], both.prompts[part]) for part in (slice(4), slice(4, 8))
+        )
+
+        def watch(done, total, label="", seen=seen, unseen=unseen):
+            if label and done in gaps:
+                condition = encode_prompts(base(), base().tokenizers, [seen.prompts[0]])
+                rows = torch.zeros(24, dtype=torch.long)
+                losses = [error_of(each, lambda drawn: condition[rows], 24) for each in (unseen, seen)]
+                gaps[done].append(losses[0] - losses[1])
+
+        train_dreambooth(
+            base(), seen, DreamBooth(prompt=seen.prompts[0], steps=30, batch=2, lr=2e-4, seed=seed), watch
+        )
+    print(f"\nmean gaps by step: { {done: round(float(np.mean(gap)), 4) for done, gap in gaps.items()} }")
+    holds("train / held-out loss gap after 30 steps against after 1", gaps[30], gaps[1])
+    means = [np.mean(gaps[done]) for done in (1, 15, 30)]
+    assert means == sorted(means)
+
+
+# Cross Initialization
+
+
+@pytest.fixture(scope="module")
+def cross_units():
+    """(pictures, started at the encoder's output for 10 steps, for 60, started at the words for 60), at one rate."""
+    out = []
+    for kind, subject, seed in UNITS:
+        examples, word = pictures(kind, subject), noun(kind, subject)
+        how = {"init": (word,), "batch": 2, "lr": 2e-2, "seed": seed}
+        arms = ({"steps": 10}, {"steps": 60}, {"steps": 60, "through_encoder": False, "anchor": 0.0})
+        out.append(
+            (examples, *(train_cross_initialization(base(), examples, CrossInitialization(**how, **arm), quiet)
+                         for arm in arms))
+        )  # fmt: skip
+    return out
+
+
+def drifts(cross_units):
+    """Of both starts after 60 steps: the encoder's output, the words."""
+    return [drift(learned) for _, _, learned, _ in cross_units], [drift(learned) for *_, learned in cross_units]
+
+
+def test_a_crossed_word_keeps_its_length_and_a_plain_one_grows(cross_units):
+    crossed, plain = ([each["norm_ratio"] for each in arm] for arm in drifts(cross_units))
+    holds("growth of the norm, plain start against the encoder's output", plain, crossed)
+    assert all(0.5 <= ratio <= 2 for ratio in crossed)
+
+
+@not_here("least cosine 0.89 with the start, least growth of a plain word 3.9, n = 6")
+def test_a_crossed_word_keeps_its_direction_and_a_plain_one_grows_fivefold(cross_units):
+    crossed, plain = drifts(cross_units)
+    assert all(each["cosine"] > 0.9 for each in crossed)
+    assert all(each["norm_ratio"] > 5 for each in plain)
+
+
+@not_here("loss 0.0679 at 10 steps, 0.0636 for the plain start at 60, difference -0.0043 [-0.0064, -0.0022], n = 6")
+def test_cross_initialization_reaches_the_loss_in_a_sixth_of_the_steps(cross_units):
+    short, long = [], []
+    for examples, crossed, _, plain in cross_units:
+        for learned, losses in ((crossed, short), (plain, long)):
+            words = Words(base(), {"<subject>": learned.vectors})
+            prompts = [TEMPLATES[0].format("<subject>")] * 48
+            losses.append(error_of(examples, lambda drawn, words=words, prompts=prompts: words.encode(prompts)))
+    holds("loss of the plain start at 60 steps against the encoder's output at 10", long, short)
+
+
+# ProSpect
+
+
+@pytest.fixture(scope="module")
+def staged_units():
+    out = []
+    for kind, subject in SUBJECTS:
+        examples, word = pictures(kind, subject), noun(kind, subject)
+        how = {"init": word, "steps": 60, "batch": 4, "seed": 0}
+        staged = train_prospect(base(), examples, ProSpect(lr=1e-3, **how), quiet).staged
+        single = ProSpect(lr=2e-2, stages=1, network=False, **how)
+        plain = train_prospect(base(), examples, single, quiet).staged
+        out.append((examples, staged, plain))
+    return out
+
+
+def test_early_stages_carry_low_frequencies_more_than_late_ones(staged_units):
+    early, late = [], []
+    for i, (_, staged, _) in enumerate(staged_units):
+        other = staged_units[(i + 1) % len(staged_units)][1]
+        words = {
+            name: type(staged)(staged.word, {"": {"text_encoder": torch.stack(rows)}})
+            for name, rows in {
+                "own": list(staged.roles[""]["text_encoder"]),
+                "early": [*staged.roles[""]["text_encoder"][:9], other.roles[""]["text_encoder"][9]],
+                "late": [*other.roles[""]["text_encoder"][:5], *staged.roles[""]["text_encoder"][5:]],
+            }.items()
+        }
+        for seed in (0, 100, 200):
+            noise = seeded_noise((4, 16, 16), range(seed, seed + 4))
+            images = {
+                name: decoded(sample_prospect(base(), word, ["a picture of <subject>"], noise, 10, 1.0))
+                for name, word in words.items()
+            }
+            early.append(low_share(images["early"], images["own"]))
+            late.append(low_share(images["late"], images["own"]))
+    holds("share of low frequencies in the change, first tenth against last half", early, late)
+
+
+def low_share(changed, images, radius=4):
+    """Share of the change's energy below a radius of frequencies, of gray pictures."""
+    gray = changed.astype(float).mean(-1) - images.astype(float).mean(-1)
+    energy = np.abs(np.fft.fftshift(np.fft.fft2(gray), axes=(1, 2))) ** 2
+    rows, columns = np.mgrid[-32:32, -32:32]
+    return float(energy[:, np.hypot(rows, columns) < radius].sum() / energy.sum())
+
+
+@not_here("difference -0.0007 [-0.0027, 0.0013], n = 3")
+def test_vectors_by_stage_beat_one_vector_at_equal_steps(staged_units):
+    by_stage, single = [], []
+    for examples, staged, plain in staged_units:
+        prompts = [TEMPLATES[0].format("<subject>")] * 64
+        for word, losses in ((staged, by_stage), (plain, single)):
+            words = word.words(base())
+            losses.append(
+                error_of(
+                    examples,
+                    lambda drawn, words=words, prompts=prompts: words.encode(
+                        prompts, stage_of(drawn.t, 1000, words.stages)
+                    ),
+                    64,
+                )
+            )
+    holds("loss of one vector against one a stage", single, by_stage)
+
+
+# SeFi-IDE
+
+
+@pytest.fixture(scope="module")
+def held_units():
+    """(pictures, learned with the attention loss, learned without it), one vector of each kind a stage."""
+    out = []
+    for kind, subject, seed in UNITS:
+        examples, word = pictures(kind, subject), noun(kind, subject)
+        how = {"init": word, "reference": word, "steps": 30, "batch": 2, "lr": 2e-2, "seed": seed}
+        held, free = (
+            train_sefi(base(), examples, SeFi(attention_weight=weight, **how), quiet).staged for weight in (0.003, 0.0)
+        )
+        out.append((examples, word, held, free))
+    return out
+
+
+def attention_of(examples, word, staged, rows=12):
+    """Gap to the reference's maps, area of the word's map above half its maximum, and the loss; over common draws."""
+    drawn = draw(base(), examples.latents, rows, torch.Generator().manual_seed(2**41))
+    stage = stage_of(drawn.t, 1000, staged.stages)
+    prompts = [TEMPLATES[0].format("<subject>")] * rows
+    with torch.no_grad():
+        keys, values = (staged.words(base(), role).encode(prompts, stage) for role in ("key", "value"))
+        plain = encode_prompts(base(), base().tokenizers, [TEMPLATES[0].format(word)] * rows)
+        with recorded(base()) as maps, values_from(base(), values.states):
+            loss = float(mean_square(denoising_error(base(), drawn, keys)).mean())
+        seen = dict(maps.maps)
+        side = maps.of_token(torch.full((rows,), 4), 16).flatten(1)
+        with recorded(base()) as reference:
+            Denoiser(base()).predict(drawn.noisy, drawn.t, plain)
+        gap = float(attention_gap(seen, dict(reference.maps)))
+    area = float((side / side.amax(1, keepdim=True) > 0.5).float().mean())
+    return gap, area, loss
+
+
+@pytest.fixture(scope="module")
+def attention_units(held_units):
+    """Gap, area and loss of every unit, with and without the attention loss: (3, units) each."""
+    with_it = [attention_of(examples, word, held) for examples, word, held, _ in held_units]
+    without = [attention_of(examples, word, free) for examples, word, _, free in held_units]
+    return np.array(with_it).T, np.array(without).T
+
+
+def test_the_attention_loss_halves_the_distance_to_the_reference(attention_units):
+    with_it, without = attention_units
+    print(f"\ngaps {without[0].mean():.3f} without, {with_it[0].mean():.3f} with; losses {without[2].mean():.4f}, "
+          f"{with_it[2].mean():.4f}")  # fmt: skip
+    holds("log of the gap, without the loss against twice that with it", *np.log([without[0], 2 * with_it[0]]))
+    assert with_it[2].mean() < 1.1 * without[2].mean()
+
+
+@not_here("area 0.97 with the loss, 0.88 without, n = 6")
+def test_the_attention_loss_shrinks_the_area_that_the_word_attends_to(attention_units):
+    with_it, without = attention_units
+    holds("area above half the maximum, 0.6 of that without the loss", 0.6 * without[1], with_it[1])
+
+
+# SINE
+
+
+@pytest.fixture(scope="module")
+def one_picture():
+    """(source pictures, tuned model, noun) of three single pictures."""
+    out = []
+    for i, (kind, colour) in enumerate((("house", "red"), ("car", "blue"), ("tree", "green"))):
+        thing = Thing(kind, colour, 32.0, 32.0, 0.7)
+        scene = draw_object_scene(np.random.default_rng(i), things=(thing,), style="flat", ground="plain")
+        image = torch.nn.functional.interpolate(scenes_of([scene]), (128, 128), mode="bilinear")
+        params = Sine(prompt=f"a picture of sks {kind}", patches=False, steps=80, batch=2, lr=8e-4, seed=i)
+        out.append((scenes_of([scene]), with_modules(train_sine(base(), image, params, quiet)), kind, params))
+    return out
+
+
+@pytest.fixture(scope="module")
+def edits(one_picture):
+    """Gain in likeness to an edit for each model, and the structure of the source kept by mixture and base."""
+    found = {name: [] for name in ("base", "tuned", "mixed", "structure", "base structure")}
+    for source, tuned, kind, params in one_picture:
+        edit, noise = f"a watercolor painting of a {kind}", seeded_noise((4, 16, 16), range(500, 504))
+
+        def drawn(model, prompt):
+            return sampled(model, prompt, 4, 500, 10, 3.0)
+
+        before = {"base": drawn(base(), f"a picture of a {kind}"), "tuned": drawn(tuned, params.prompt)}
+        after = {
+            "base": drawn(base(), edit),
+            "tuned": drawn(tuned, f"a watercolor painting of sks {kind}"),
+            "mixed": decoded(pair_sample(base(), tuned, edit, params.prompt, noise, 0.7, 400, False, 10, 3.0)),
+        }
+        before["mixed"] = before["tuned"]
+        for name, images in after.items():
+            found[name].append(float((similarity(images, [edit]) - similarity(before[name], [edit])).mean()))
+        found["structure"].append(structure(after["mixed"], source))
+        found["base structure"].append(structure(after["base"], source))
+    print("\n", {name: np.round(values, 3).tolist() for name, values in found.items()})
+    return found
+
+
+def test_the_mixture_keeps_the_structure_of_the_picture(edits):
+    holds("structure of the picture, mixture against base alone", edits["structure"], edits["base structure"])
+    assert np.mean(edits["structure"]) > 0.8
+
+
+@not_here("gains 0.10 tuned, 0.15 mixed, 0.26 base; mixed - tuned 0.055 [-0.44, 0.55], n = 3")
+def test_the_base_edits_what_the_tuned_model_alone_cannot(edits):
+    holds("gain in likeness to the edit, mixed against tuned alone", edits["mixed"], edits["tuned"])
+    assert np.mean(edits["tuned"]) < 0.1 * np.mean(edits["base"])
+
+
+def structure(pixels, source):
+    """Mean correlation of pictures with one, both averaged over blocks of eight pixels."""
+    wanted, *low = (
+        each.reshape(8, 8, 8, 8, 3).mean((1, 3)).ravel() for each in (*as_pixels(source), *pixels)
+    )
+    return float(np.mean([np.corrcoef(wanted, each)[0, 1] for each in low]))
+
+
+# HiFi Tuner
+
+
+def masked_pictures(subject, count=4):
+    """Pictures of one object on grounds of all kinds, and exactly where it is (N, 1, 64, 64)."""
+    rng = np.random.default_rng(subject)
+    kind, colour = (("car", "red"), ("cup", "blue"), ("tree", "purple"))[subject % 3]
+    scenes = [
+        draw_object_scene(rng, style="flat", things=(Thing(kind, colour, *rng.uniform(26, 38, 2).round(2), 0.5),))
+        for _ in range(count)
+    ]
+    images, bare = scenes_of(scenes), scenes_of([dataclasses.replace(scene, things=()) for scene in scenes])
+    prompt = f"a picture of a {kind}"
+    return Examples.of(base(), images, [prompt] * count), (images != bare).any(1, keepdim=True).float()
+
+
+@pytest.fixture(scope="module")
+def masked_units():
+    """(distance from the empty prompt, error in the subject's region) by arm, one a unit."""
+    out = {"held": [], "free": []}
+    for subject in range(3):
+        examples, masks = masked_pictures(subject)
+        region = to_latent_grid(masks, (16, 16))
+        for seed in SEEDS:
+            how = {"prompt": examples.prompts[0], "steps": 40, "refine": 0, "batch": 2, "lr": 2e-2, "seed": seed}
+            for name, used, anchor in (("held", masks, HiFi.anchor), ("free", None, 0.0)):
+                learned = train_hifi(base(), examples, used, HiFi(anchor=anchor, **how), quiet).learned
+                drawn = draw(base(), examples.latents, 48, torch.Generator().manual_seed(2**40))
+                with torch.no_grad():
+                    plain = encode_prompts(base(), base().tokenizers, [examples.prompts[0]] * 48)
+                    error = denoising_error(base(), drawn, ended(plain, learned.vectors[0]))
+                inside = float(mean_square(error, region[drawn.rows]).mean())
+                out[name].append((float((learned.vectors[0] - learned.null).norm()), inside))
+    return {name: np.array(values).T for name, values in out.items()}
+
+
+def test_the_anchor_keeps_vectors_within_half_the_distance(masked_units):
+    holds("distance, free against twice that of held", masked_units["free"][0], 2 * masked_units["held"][0])
+
+
+@not_here("difference -0.0029 [-0.0069, 0.0010], n = 6")
+def test_mask_and_anchor_lower_the_error_in_the_region_of_the_subject(masked_units):
+    holds("error in the subject's region, free against held", masked_units["free"][1], masked_units["held"][1])
+
+
+# StyleForge
+
+
+def style_sets(style, seed):
+    rng = np.random.default_rng((seed, 7))
+    people = [draw_person_scene(rng, style=style) for _ in range(16)]
+    grounds = [draw_object_scene(rng, style=style) for _ in range(16)]
+    return people, grounds
+
+
+STYLE_UNITS = [(style, seed) for seed, style in enumerate(("watercolor", "pixel", "outline"))]
+
+
+@not_here("difference 0.126 [-0.238, 0.491], n = 3")
+def test_chosen_auxiliary_pictures_come_nearer_to_the_style_than_own_samples():
+    chosen, own = [], []
+    for style, seed in STYLE_UNITS:
+        people, grounds = style_sets(style, seed)
+        examples = Examples.of(base(), scenes_of([*people[:6], *grounds[:6]]), ["a picture in sks style"] * 12)
+        aux = Examples.of(base(), scenes_of(people[6:14]), ["a picture in style"] * 8)
+        prior = class_latents(base(), "a picture in style", 8, seed, examples.latents.shape[1:])
+        wanted = image_features(render_batch([*people, *grounds]))
+        params = StyleForge(steps=25, batch=2, lr=2e-4, seed=seed)
+        for second, scores in ((aux, chosen), (Examples(aux.images, prior, aux.prompts), own)):
+            tuned = with_modules(train_styleforge(base(), examples, second, params, quiet))
+            made = [sampled(tuned, f"a picture of a {word} in sks style", 6) for word in ("person", "house", "cat")]
+            scores.append(dual_distance(image_features(np.concatenate(made)), wanted))
+    holds("distance to the style set, own samples against chosen pictures", own, chosen)
+
+
+@not_here("people in 0.94 with one word, 0.88 with two, n = 3")
+def test_two_words_keep_people_out_of_grounds():
+    single, double = [], []
+    for style, seed in STYLE_UNITS:
+        people, grounds = style_sets(style, seed)
+        both = [scenes_of(people[:6]), scenes_of(grounds[:6])]
+        aux = Examples.of(base(), scenes_of(people[6:12]), ["a picture in style"] * 6)
+        one = joined([Examples.of(base(), each, ["a picture in sks style"] * 6) for each in both])
+        words = ("a picture in sks style", "a picture in ohwx style")
+        two = joined([Examples.of(base(), each, [word] * 6) for each, word in zip(both, words, strict=True)])
+        params = StyleForge(steps=25, batch=2, lr=2e-4, seed=seed)
+        for style_set, word, rates in ((one, "sks", single), (two, "ohwx", double)):
+            tuned = with_modules(train_styleforge(base(), style_set, aux, params, quiet))
+            made = judge_images(sampled(tuned, f"a picture in {word} style", 16))
+            rates.append(float(np.isin(made.names("scene"), ("person", "duo")).mean()))
+    holds("rate of people in grounds, one word against twice that with two", single, [2 * rate for rate in double])
