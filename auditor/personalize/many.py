@@ -6,10 +6,9 @@ keeps its own seed, learning rate, clipping and number of steps, and leaves the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +17,8 @@ from auditor.contracts import Progress
 from auditor.errors import UsageError
 from auditor.personalize.blocks.denoising import Drawn, denoising_error, draw, mean_square
 from auditor.personalize.blocks.examples import class_latents
-from auditor.personalize.blocks.layers.adapted import adapted
-from auditor.personalize.blocks.layers.batched import BatchedLowRank
+from auditor.personalize.blocks.layers.adapted import adapted, linear_layers
+from auditor.personalize.blocks.layers.batched import FactorBank
 from auditor.personalize.blocks.optimise import Group, Optimisation, Step, TrainingLog, optimise, step_of
 from auditor.personalize.dreambooth_lora import DreamBoothLora, TrainedLora
 from auditor.personalize.lora import ATTENTION, TEXT_ATTENTION, injected, lora_state
@@ -27,6 +26,8 @@ from auditor.pipeline.components import Components
 from auditor.pipeline.conditioning import Conditioning, encode_ids, encode_images, encode_prompts, token_ids
 
 __all__ = ["Job", "shape_of", "train_many"]
+
+_DOWN = ".lora_A.weight"
 
 
 @dataclass(frozen=True)
@@ -62,17 +63,17 @@ def train_many(base: Components, jobs: Sequence[Job], progress: Progress) -> lis
     recipes = [job.params for job in jobs]
     batch = _Batch(base, jobs)
     with ExitStack() as stack:
-        layers = {"unet": _put_in(stack, base.unet, jobs, ATTENTION, 0)}
+        banks = {"unet": _put_in(stack, base.unet, jobs, ATTENTION, 0)}
         if recipes[0].train_text_encoder:
-            layers["text_encoder"] = _put_in(stack, base.modules["text_encoder"], jobs, TEXT_ATTENTION, 1)
-        batch.layers = [layer for component in layers.values() for layer in component.values()]
+            banks["text_encoder"] = _put_in(stack, base.modules["text_encoder"], jobs, TEXT_ATTENTION, 1)
+        batch.banks = list(banks.values())
         groups = [
-            Group(f"{k}.{component}", _factors(found, k), _lr(recipe, component), model=str(k))
-            for component, found in layers.items()
+            Group(f"{k}.{component}", [bank.parameters[k]], _lr(recipe, component), model=str(k))
+            for component, bank in banks.items()
             for k, recipe in enumerate(recipes)
         ]
         optimise(groups, batch.loss_of, Optimisation(max(r.steps for r in recipes), recipes[0].lr), progress)
-        states = [{component: _state(found, k) for component, found in layers.items()} for k in range(len(jobs))]
+        states = [{component: _state(bank, k) for component, bank in banks.items()} for k in range(len(jobs))]
     return [
         TrainedLora(state["unet"], state.get("text_encoder", {}), log.final)
         for state, log in zip(states, batch.logs, strict=True)
@@ -84,7 +85,7 @@ class _Batch:
 
     def __init__(self, base: Components, jobs: Sequence[Job]) -> None:
         self._base, self._jobs = base, jobs
-        self.layers: Sequence[BatchedLowRank] = ()
+        self.banks: Sequence[FactorBank] = ()
         self.logs = [TrainingLog() for _ in jobs]
         self._prompts = [job.prompts or (job.params.prompt,) * len(job.images) for job in jobs]
         with torch.no_grad():
@@ -96,8 +97,8 @@ class _Batch:
     def loss_of(self, step: Step) -> Tensor:
         """The sum over adapters: their parameters are apart, so that each gets the gradient of its own loss."""
         active = [k for k, job in enumerate(self._jobs) if step.index < job.params.steps]
-        for layer in self.layers:
-            layer.active = active
+        for bank in self.banks:
+            bank.lay_out(active)
         drawn = [self._draw(k, step.index) for k in active]
         condition = Conditioning.join(self._conditions(active, [parts[0].rows for parts in drawn]))
         joined = Drawn.join([part for parts in drawn for part in parts])
@@ -154,30 +155,26 @@ class _Batch:
 
 def _put_in(
     stack: ExitStack, model: nn.Module, jobs: Sequence[Job], targets: tuple[str, ...], offset: int
-) -> dict[str, BatchedLowRank]:
+) -> FactorBank:
     starts = []
     for recipe in (job.params for job in jobs):
         # PEFT's own draw, so that an adapter begins where it would begin alone.
         with injected(model, recipe.rank, recipe.alpha or recipe.rank, targets, recipe.seed + offset):
-            starts.append(lora_state(model))
+            state = lora_state(model)
+        starts.append({key.removesuffix(_DOWN): down for key, down in state.items() if key.endswith(_DOWN)})
     scales = [(job.params.alpha or job.params.rank) / job.params.rank for job in jobs]
 
-    def make(path: str, layer: nn.Linear) -> BatchedLowRank:
-        return BatchedLowRank([start[f"{path}.lora_A.weight"] for start in starts], layer.out_features, scales)
-
-    return cast(dict[str, BatchedLowRank], stack.enter_context(adapted(model, targets, make)))
-
-
-def _factors(layers: Mapping[str, BatchedLowRank], k: int) -> list[nn.Parameter]:
-    return [parameter for layer in layers.values() for parameter in layer.of(k)]
+    outputs = {path: layer.out_features for path, layer in linear_layers(model, targets).items()}
+    bank = FactorBank(starts, outputs, scales)
+    stack.enter_context(adapted(model, targets, lambda path, _: bank.layers[path]))
+    return bank
 
 
-def _state(layers: Mapping[str, BatchedLowRank], k: int) -> dict[str, Tensor]:
+def _state(bank: FactorBank, k: int) -> dict[str, Tensor]:
     """Factors of one adapter as PEFT names them."""
     named = {}
-    for path, layer in layers.items():
-        for part, value in zip("AB", layer.of(k), strict=True):
-            named[f"{path}.lora_{part}.weight"] = value.detach().cpu().clone()
+    for path, (down, up) in bank.factors(k).items():
+        named |= {f"{path}{_DOWN}": down, f"{path}.lora_B.weight": up}
     return named
 
 

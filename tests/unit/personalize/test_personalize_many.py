@@ -7,7 +7,7 @@ import torch
 from weight_cases import all_weights, quiet, same_weights
 
 from auditor.errors import UsageError
-from auditor.personalize.blocks.layers.batched import BatchedLowRank
+from auditor.personalize.blocks.layers.batched import FactorBank
 from auditor.personalize.blocks.layers.low_rank import LowRankChange
 from auditor.personalize.dreambooth_lora import DreamBoothLora, train_dreambooth_lora
 from auditor.personalize.many import Job, shape_of, train_many
@@ -77,19 +77,26 @@ def test_the_base_comes_back_also_after_an_exception(tiny_base):
 
 def test_rows_go_through_their_own_factors():
     generator = torch.Generator().manual_seed(0)
-    downs = [torch.randn(3, 6, generator=generator) for _ in range(4)]
-    layer = BatchedLowRank(downs, 5, [0.5, 1.0, 2.0, 1.0])
+    starts = [{p: torch.randn(3, 6, generator=generator) for p in ("a", "b")} for _ in range(4)]
+    scales = [0.5, 1.0, 2.0, 1.0]
+    bank = FactorBank(starts, {"a": 5, "b": 7}, scales)
+    assert all(torch.equal(bank.factors(k)[p][0], starts[k][p]) for k in range(4) for p in ("a", "b"))
+    assert all(not bank.factors(k)[p][1].any() for k in range(4) for p in ("a", "b"))
     with torch.no_grad():
-        for up in layer.ups:
-            up.copy_(torch.randn(5, 3, generator=generator))
+        for flat in bank.parameters:
+            flat.normal_(generator=generator)
     x = torch.randn(6, 7, 6, generator=generator)
-    layer.active = [0, 2, 3]
-    for place, k in enumerate(layer.active):
-        single = LowRankChange(downs[k], 5, float(layer.scales[k]))
-        single.up.data = layer.ups[k].data
-        rows = slice(2 * place, 2 * place + 2)
-        assert torch.allclose(layer(x)[rows], single(x[rows]), atol=1e-5)
-        assert torch.allclose(layer.delta()[k], single.delta(), atol=1e-5)
+    active = [0, 2, 3]
+    bank.lay_out(active)
+    for path, out in (("a", 5), ("b", 7)):
+        layer = bank.layers[path]
+        for place, k in enumerate(active):
+            down, up = bank.factors(k)[path]
+            single = LowRankChange(down, out, scales[k])
+            single.up.data = up
+            rows = slice(2 * place, 2 * place + 2)
+            assert torch.allclose(layer(x)[rows], single(x[rows]), atol=1e-5)
+            assert torch.allclose(layer.delta()[place], single.delta(), atol=1e-5)
 
 
 @pytest.mark.parametrize(
