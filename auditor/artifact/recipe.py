@@ -125,6 +125,8 @@ def _of_embeddings(adapter: Adapter) -> RecipeGuess:
 
 def _of_low_rank(deltas: Sequence[LowRank], rank: int, seen: tuple[str, ...]) -> RecipeGuess:
     gaussian = "a frozen factor with Gaussian entries looks like a trained one"
+    if not deltas:
+        return RecipeGuess("low_rank", rank, (*seen, "changes are stored in full"), ("any recipe of low rank",))
     factors = [delta.factors() for delta in deltas]
     rounding = [_ROUNDING.get(delta.down.dtype, 2.0**-8) for delta in deltas]
     frozen = [_orthonormal(down, eps) for (_, down), eps in zip(factors, rounding, strict=True)]
@@ -162,8 +164,10 @@ def _form(delta: Delta, base: NDArray[np.float64] | None) -> _Form:
         return _Form("unknown", 0, math.inf)
     forms = [_Form("unknown", 0, float(matrix.size))]
     rank = _product_rank(stored) if stored is not None else numerical_rank(matrix, noise)
-    forms.append(_Form("low_rank", rank, rank * sum(matrix.shape)))
-    fit = kronecker_fit(matrix, noise)
+    # Factors are a form of their own, also where they have no fewer entries than the weight.
+    entries = rank * sum(matrix.shape) if stored is None else min(rank * sum(matrix.shape), matrix.size - 1)
+    forms.append(_Form("low_rank", rank, entries))
+    fit = kronecker_fit(matrix, noise, below=forms[-1].parameters)
     if fit is not None:
         told = f"a Kronecker product with a left factor of {fit.a1} x {fit.a2}"
         told += ", rows shuffled as by the released code of DiffuseKronA" if fit.order == "shuffled" else ""

@@ -5,7 +5,6 @@ Every test allows for ``noise``, the part of the matrix's norm that rounding of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +18,7 @@ HADAMARD_RANK = 3
 """Largest rank of the offsets that E4T-like weight offsets make: one product and two biases."""
 
 Order = Literal["plain", "shuffled"]
+_ORDERS: tuple[Order, ...] = ("plain", "shuffled")
 _PROBED = 96
 _SLACK = 8.0
 _ARITHMETIC = 2e-6
@@ -82,63 +82,57 @@ def rearranged(matrix: NDArray[np.float64], a1: int, a2: int, order: Order) -> N
     return matrix.reshape(b1, a1, a2, b2).transpose(1, 2, 0, 3).reshape(a1 * a2, b1 * b2)
 
 
-def kronecker_fit(matrix: NDArray[np.float64], noise: float = 0.0) -> KroneckerFit | None:
+def kronecker_fit(
+    matrix: NDArray[np.float64], noise: float = 0.0, below: float = float("inf")
+) -> KroneckerFit | None:
     """The Kronecker product with fewest parameters that the matrix is, over all factor shapes and both row orders.
 
-    Plain products of one row by one column, which every matrix of rank one is, do not count.
+    Plain products of one row by one column, which every matrix of rank one is, do not count, nor do products of
+    ``below`` parameters or more.
     """
     import numpy as np
 
-    rows, columns = matrix.shape
     total = float(np.linalg.norm(matrix))
     if not total:
         return None
     bound = min(0.5, _SLACK * noise + 10 * _ARITHMETIC)
-    candidates = sorted(
-        (a1 * a2 + rows * columns // (a1 * a2), a1, a2, order)
-        for a1 in _divisors(rows)
-        for a2 in _divisors(columns)
-        for order in _orders(a1, a2, rows, columns)
-    )
-    probe = _Probe(matrix)
-    for parameters, a1, a2, order in candidates:
-        if parameters < matrix.size and probe.passes(a1, a2, order, bound):
+    passing = [shape for order in _ORDERS for shape in _probed(matrix, order, 2 * bound)]
+    for parameters, a1, a2, order in sorted(passing):
+        if parameters < min(below, matrix.size):
             residual = _rank_one_residual(rearranged(matrix, a1, a2, order)) / total
             if residual <= bound:
                 return KroneckerFit(a1, a2, order, residual, parameters)
     return None
 
 
-class _Probe:
-    """Looks at a few 2 x 2 minors through the largest entry before anything is decomposed."""
+def _probed(matrix: NDArray[np.float64], order: Order, bound: float) -> list[tuple[int, int, int, Order]]:
+    """Factor shapes for which a few 2 x 2 minors of the rearrangement R vanish, with their parameters.
 
-    def __init__(self, matrix: NDArray[np.float64]) -> None:
-        import numpy as np
+    The minors are ``R_ij R_pq - R_iq R_pj`` for (p, q) the largest entry and random (i, j), all shapes at once: most
+    are refused without a decomposition.
+    """
+    import numpy as np
 
-        self._matrix = matrix
-        flat = int(np.abs(matrix).argmax())
-        self._pivot = np.array(divmod(flat, matrix.shape[1]))
-        rng = np.random.default_rng(0)
-        self._places = np.stack([rng.integers(side, size=_PROBED) for side in matrix.shape])
-
-    def passes(self, a1: int, a2: int, order: Order, bound: float) -> bool:
-        """Whether ``R_ij R_pq = R_iq R_pj`` for random (i, j), (p, q) the pivot, R the rearrangement."""
-        import numpy as np
-
-        rows, columns = self._matrix.shape
-        (r, c), (p, q) = self._places, self._pivot
-        if order == "plain":
-            cross = (r // (rows // a1)) * (rows // a1) + p % (rows // a1)
-            back = (p // (rows // a1)) * (rows // a1) + r % (rows // a1)
-        else:
-            cross, back = (p // a1) * a1 + r % a1, (r // a1) * a1 + p % a1
-        b2 = columns // a2
-        left = self._matrix[cross, (c // b2) * b2 + q % b2]
-        right = self._matrix[back, (q // b2) * b2 + c % b2]
-        seen = self._matrix[r, c]
-        error = seen - left * right / self._matrix[p, q]
-        scale = np.sqrt(np.mean(self._matrix**2))
-        return bool(np.sqrt(np.mean(error**2)) <= 2 * bound * max(float(scale), float(np.sqrt(np.mean(seen**2)))))
+    rows, columns = matrix.shape
+    shapes = np.array(
+        [(a1, a2) for a1 in _divisors(rows) for a2 in _divisors(columns) if _counts(a1, a2, rows, columns, order)],
+        np.intp,
+    ).reshape(-1, 2)
+    a1, a2 = shapes[:, :1], shapes[:, 1:]
+    p, q = divmod(int(np.abs(matrix).argmax()), columns)
+    rng = np.random.default_rng(0)
+    r, c = (rng.integers(side, size=_PROBED) for side in matrix.shape)
+    if order == "plain":
+        b1 = rows // a1
+        cross, back = r // b1 * b1 + p % b1, p // b1 * b1 + r % b1
+    else:
+        cross, back = p // a1 * a1 + r % a1, r // a1 * a1 + p % a1
+    b2 = columns // a2
+    left, right = matrix[cross, c // b2 * b2 + q % b2], matrix[back, q // b2 * b2 + c % b2]
+    errors = matrix[r, c] - left * right / matrix[p, q]
+    size = max(float(np.sqrt(np.mean(matrix**2))), float(np.sqrt(np.mean(matrix[r, c] ** 2))))
+    kept = np.sqrt(np.mean(errors**2, axis=1)) <= bound * size
+    return [(int(x * y + matrix.size // (x * y)), int(x), int(y), order) for x, y in shapes[kept]]
 
 
 def _rank_one_residual(matrix: NDArray[np.float64]) -> float:
@@ -149,13 +143,12 @@ def _rank_one_residual(matrix: NDArray[np.float64]) -> float:
     return float(np.sqrt(max(0.0, float((matrix**2).sum()) - first)))
 
 
-def _orders(a1: int, a2: int, rows: int, columns: int) -> Iterator[Order]:
+def _counts(a1: int, a2: int, rows: int, columns: int, order: Order) -> bool:
+    """Whether a shape says something: both factors have entries, and they are no mere column times row."""
     b1, b2 = rows // a1, columns // a2
     if a1 * a2 == 1 or b1 * b2 == 1 or (a1 == 1 and b2 == 1) or (a2 == 1 and b1 == 1):
-        return
-    yield "plain"
-    if a1 > 1 and b1 > 1:
-        yield "shuffled"
+        return False
+    return order == "plain" or (a1 > 1 and b1 > 1)
 
 
 def _divisors(number: int) -> list[int]:
