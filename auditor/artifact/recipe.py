@@ -136,6 +136,9 @@ def _of_low_rank(deltas: Sequence[LowRank], rank: int, seen: tuple[str, ...]) ->
     if sum(frozen) >= 0.9 * len(frozen) and many and sum(extracted) >= 0.9 * len(extracted):
         told = "both factors are orthogonal: singular vectors, extracted from a fine-tune or cut to a lower rank"
         return RecipeGuess("low_rank", rank, (*seen, told), ("merged adapters that were decomposed anew",))
+    if p < _MERGED_BELOW and _sorted(factors):
+        told = "components fall in strength in every layer: singular vectors, extracted from a fine-tune or resized"
+        return RecipeGuess("low_rank", rank, (*seen, told), ("a start from sorted singular vectors (PiSSA)", "merged"))
     if p < _MERGED_BELOW:
         told = f"components up to the {split}th differ in strength from the others in all layers (p = {p:.1g})"
         return RecipeGuess("merged", rank, (*seen, told), ("a start from sorted singular vectors (PiSSA)", gaussian))
@@ -226,12 +229,8 @@ def _exchangeable(factors: Sequence[tuple[NDArray[np.float64], NDArray[np.float6
     """
     import numpy as np
 
-    ranks = Counter(up.shape[1] for up, _ in factors)
-    rank = max(ranks, key=lambda r: ranks[r])
-    sizes = np.array(
-        [np.linalg.norm(up, axis=0) * np.linalg.norm(down, axis=1) for up, down in factors if up.shape[1] == rank]
-    )
-    sizes = sizes[(sizes > 0).all(axis=1)]
+    sizes = _strengths(factors)
+    rank = sizes.shape[1]
     if rank < 2 or len(sizes) < _FEWEST_MERGED:
         return 1.0, 0
     logs = np.log(sizes)
@@ -243,6 +242,27 @@ def _exchangeable(factors: Sequence[tuple[NDArray[np.float64], NDArray[np.float6
         z = abs(float(difference.sum())) / deviation if deviation else 0.0
         best, at = (z, split) if z > best else (best, at)
     return min(1.0, (rank - 1) * math.erfc(best / math.sqrt(2))), at
+
+
+def _strengths(factors: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> NDArray[np.float64]:
+    """Norm of each component's product (layers, r), for layers of the commonest rank whose components are all there."""
+    import numpy as np
+
+    ranks = Counter(up.shape[1] for up, _ in factors)
+    rank = max(ranks, key=lambda r: ranks[r])
+    sizes = np.array(
+        [np.linalg.norm(up, axis=0) * np.linalg.norm(down, axis=1) for up, down in factors if up.shape[1] == rank]
+    )
+    kept: NDArray[np.float64] = sizes[(sizes > 0).all(axis=1)]
+    return kept
+
+
+def _sorted(factors: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> bool:
+    """Whether three components or more fall in strength in nearly every layer, which blocks of equals would not."""
+    import numpy as np
+
+    sizes = _strengths(factors)
+    return sizes.shape[1] > 2 and float((np.diff(sizes, axis=1) < 0).all(axis=1).mean()) >= _AGREE
 
 
 def _shared(factors: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]]) -> bool:

@@ -172,7 +172,7 @@ def _put_in(
 
 def _state(bank: FactorBank, k: int) -> dict[str, Tensor]:
     """Factors of one adapter as PEFT names them."""
-    named = {}
+    named: dict[str, Tensor] = {}
     for path, (down, up) in bank.factors(k).items():
         named |= {f"{path}{_DOWN}": down, f"{path}.lora_B.weight": up}
     return named

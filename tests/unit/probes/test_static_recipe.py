@@ -243,6 +243,19 @@ def test_extracted_singular_vectors_are_low_rank_and_said_so():
     assert "singular vectors" in found.evidence[-1]
 
 
+def test_clipped_singular_vectors_are_not_taken_for_a_merge():
+    """Extraction tools cut outliers off, which leaves components sorted and no longer quite orthogonal."""
+    rng = np.random.default_rng(9)
+    pairs = {}
+    for path in LAYERS[:16]:
+        u, s, vt = np.linalg.svd(rng.normal(size=(48, 40)) * np.exp(rng.normal(size=40)), full_matrices=False)
+        limit = float(np.quantile(np.abs(vt[:4]), 0.99))
+        pairs[path] = np.clip(vt[:4], -limit, limit), u[:, :4] * s[:4]
+    found = classify(read(diffusers_lora(pairs, np.float16)))
+    assert found.kind == "low_rank"
+    assert "fall in strength" in found.evidence[-1]
+
+
 def test_without_the_base_offsets_are_unknown_and_the_reason_is_given():
     arrays, weights = multiplicative(np.random.default_rng(4))
     blind, seeing = classify(read(arrays)), classify(read(arrays), lambda component, path: weights.get(path))

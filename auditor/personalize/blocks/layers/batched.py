@@ -80,6 +80,6 @@ class FactorBank:
     def _parts(self, flat: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """The factors (K, r, in) and (K, out, r) in rows (K, all)."""
         shapes = [shape for pair in self._shapes.values() for shape in pair]
-        parts = flat.split([rows * columns for rows, columns in shapes], dim=1)
+        parts = torch.split(flat, [rows * columns for rows, columns in shapes], dim=1)
         shaped = [part.reshape(len(flat), *shape) for part, shape in zip(parts, shapes, strict=True)]
         return dict(zip(self._shapes, zip(shaped[::2], shaped[1::2], strict=True), strict=True))
