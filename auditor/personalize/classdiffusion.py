@@ -100,7 +100,7 @@ def class_cosine(base: Components, words: Words, params: ClassDiffusion) -> Tens
 
 
 def train_classdiffusion(
-    base: Components, examples: Examples, params: ClassDiffusion, progress: Progress
+    base: Components, examples: Examples, params: ClassDiffusion, progress: Progress, checkpoint: Path | None = None
 ) -> TrainedClass:
     """Trains keys, values and the word; the base is as before afterwards, also after an exception.
 
@@ -109,6 +109,7 @@ def train_classdiffusion(
         examples: the pictures; their prompts are not used.
         params: the recipe.
         progress: told of every step.
+        checkpoint: see :func:`auditor.personalize.blocks.optimise.optimise`.
 
     Raises:
         UsageError: the word is in the vocabulary, or a number of the recipe is out of range.
@@ -133,7 +134,10 @@ def train_classdiffusion(
         ]
         # No decay: a word's vector has no reason to be short.
         recipe = Optimisation(params.steps, params.lr, weight_decay=0.0, seed=params.seed)
-        log = optimise(groups, loss_of, recipe, progress)
+        log = optimise(
+            groups, loss_of, recipe, progress,
+            checkpoint=checkpoint, identity={"base": base.sha256, "params": vars(params), "images": examples.hashes},
+        )  # fmt: skip
         deltas = {path: change.delta().detach() for path, change in changes.items()}
     weights = {
         f"{path}.weight": (base.unet.get_submodule(path).weight.detach().float() + delta).cpu()
@@ -165,7 +169,7 @@ class _Method:
         takes both files as two parts.
         """
         examples = load_examples(data, base, params.prompt, skip_unreadable)
-        trained = train_classdiffusion(base, examples, params, progress)
+        trained = train_classdiffusion(base, examples, params, progress, out / "checkpoint.safetensors")
         weights = save_tensors(
             out, WEIGHTS_FILE, trained.weights, {"modelspec.trigger_phrase": params.prompt}, half=False
         )

@@ -101,7 +101,11 @@ def size_weights(sizes: Sequence[int], native: int) -> np.ndarray:
 
 
 def train_resadapter(
-    base: Components, examples: Mapping[int, Examples], params: ResAdapter, progress: Progress
+    base: Components,
+    examples: Mapping[int, Examples],
+    params: ResAdapter,
+    progress: Progress,
+    checkpoint: Path | None = None,
 ) -> TrainedResolution:
     """Trains on the same pictures at several sizes; the base is as before afterwards, also after an exception.
 
@@ -110,6 +114,7 @@ def train_resadapter(
         examples: pixels of a side to the examples of that size.
         params: the recipe; ``scales`` is not used here.
         progress: told of every step.
+        checkpoint: see :func:`auditor.personalize.blocks.optimise.optimise`.
 
     Raises:
         UsageError: no size but the native one, or a number of the recipe is out of range.
@@ -133,7 +138,11 @@ def train_resadapter(
         factors = [p for change in changes.values() for p in change.parameters()]
         recipe = Optimisation(params.steps, params.lr, seed=params.seed)
         groups = [Group("convolutions", factors), Group("norms", list(norms.values()))]
-        log = optimise(groups, loss_of, recipe, progress)
+        hashes = [h for size in sizes for h in examples[size].hashes]
+        log = optimise(
+            groups, loss_of, recipe, progress,
+            checkpoint=checkpoint, identity={"base": base.sha256, "params": vars(params), "images": hashes},
+        )  # fmt: skip
         kept = {path: cast(ConvolutionChange, change) for path, change in changes.items()}
         convolutions = {p: (c.down.detach().cpu().clone(), c.up.detach().cpu().clone()) for p, c in kept.items()}
         return TrainedResolution(convolutions, {n: p.detach().float().cpu() for n, p in norms.items()}, alpha, log)
@@ -176,7 +185,7 @@ class _Method:
         sizes = [size for size in sizes_of(base, params.scales) if size != native_side(base)]
         images = {size: load_images(data, size, skip_unreadable) for size in sizes}
         examples = {size: Examples.of(base, im, [params.prompt] * len(im)) for size, im in images.items()}
-        trained = train_resadapter(base, examples, params, progress)
+        trained = train_resadapter(base, examples, params, progress, out / "checkpoint.safetensors")
         files = save_resolution(out, trained)
         save_provenance(
             out, method=self.id, params=params, base=base, images=examples[sizes[0]].hashes, files=files,

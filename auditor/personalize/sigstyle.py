@@ -91,7 +91,9 @@ def targets_in(unet: nn.Module) -> tuple[str, ...]:
     return found
 
 
-def train_sigstyle(base: Components, examples: Examples, params: SigStyle, progress: Progress) -> TrainedStyle:
+def train_sigstyle(
+    base: Components, examples: Examples, params: SigStyle, progress: Progress, checkpoint: Path | None = None
+) -> TrainedStyle:
     """Trains offsets and word; the base is as before afterwards, also after an exception.
 
     Args:
@@ -99,6 +101,7 @@ def train_sigstyle(base: Components, examples: Examples, params: SigStyle, progr
         examples: one style picture; more are drawn from alike.
         params: the recipe.
         progress: told of every step.
+        checkpoint: see :func:`auditor.personalize.blocks.optimise.optimise`.
 
     Raises:
         UsageError: the word is in the vocabulary, or a number of the recipe is out of range.
@@ -117,7 +120,10 @@ def train_sigstyle(base: Components, examples: Examples, params: SigStyle, progr
     with adapted(base.unet, targets_in(base.unet), make) as changes:
         groups = [Group("offsets", _parameters(changes)), Group("word", words.parameters, params.word_lr)]
         recipe = Optimisation(params.steps, params.lr, weight_decay=0.0, seed=params.seed)
-        log = optimise(groups, loss_of, recipe, progress)
+        log = optimise(
+            groups, loss_of, recipe, progress,
+            checkpoint=checkpoint, identity={"base": base.sha256, "params": vars(params), "images": examples.hashes},
+        )  # fmt: skip
         differences = {path: change.delta().detach().cpu() for path, change in changes.items()}
     return TrainedStyle(differences, {e: v.detach()[0, 0].cpu() for e, v in words.vectors.items()}, log)
 
@@ -179,7 +185,7 @@ class _Method:
         Differences are float32: whether the ratio to the base's weight has rank three is in digits that float16 loses.
         """
         examples = load_examples(data, base, params.prompt, skip_unreadable)
-        trained = train_sigstyle(base, examples, params, progress)
+        trained = train_sigstyle(base, examples, params, progress, out / "checkpoint.safetensors")
         named = {f"{kohya_name(path)}.diff": value for path, value in trained.differences.items()}
         weights = save_tensors(out, WEIGHTS_FILE, named, {"modelspec.trigger_phrase": params.prompt}, half=False)
         vectors = save_word_vectors(out, params.word, trained.vectors)

@@ -216,6 +216,7 @@ class _Checkpoint:
 
     def write(self, steps: int) -> None:
         """Writes the state as it stands; the file is there whole or not at all."""
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         out: dict[str, Tensor] = {"losses": torch.tensor(self._log.losses, dtype=torch.float64)}
@@ -224,13 +225,15 @@ class _Checkpoint:
             out |= {name: parameter.detach(), f"{name}/m": state["exp_avg"], f"{name}/v": state["exp_avg_sq"]}
         part = self._path.with_name(f".{self._path.name}.{os.getpid()}.part")
         try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
             save_file(
                 {k: v.contiguous() for k, v in out.items()}, part, {"digest": self._digest, "steps": str(steps)}
             )
             part.replace(self._path)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             shown = inert(str(self._path), 200)
-            raise OutputError(f"cannot write the checkpoint '{shown}': {error.strerror}") from error
+            why = error.strerror if isinstance(error, OSError) else inert(str(error), 200)
+            raise OutputError(f"cannot write the checkpoint '{shown}': {why}") from error
         finally:
             part.unlink(missing_ok=True)
 

@@ -497,3 +497,25 @@ def test_transfer_without_kept_queries_is_plain_sampling_from_the_inverted_noise
         assert not torch.equal(drawn[0], drawn[1])
         with pytest.raises(UsageError, match="0 to 4 can be kept"):
             sigstyle.transfer(subject, content, "a cat", STYLE.prompt, 5, steps=4)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_run_that_was_killed_goes_on_to_the_same_files(tiny_base, photos, tmp_path, name, monkeypatch):
+    from auditor.personalize.blocks import optimise as loop
+
+    base, method = tiny_base("sd1"), METHODS.get(name)
+    monkeypatch.setitem(loop.optimise.__kwdefaults__, "every", 1)
+    straight = method.fit(base, photos, RECIPES[name], tmp_path / "straight", quiet)
+    out = tmp_path / "resumed"
+    out.mkdir()
+
+    def stop(done, total, label=""):
+        if done == 2:
+            raise RuntimeError("on purpose")
+
+    with pytest.raises(RuntimeError, match="on purpose"):
+        method.fit(base, photos, RECIPES[name], out, stop)
+    assert (out / "checkpoint.safetensors").exists()
+    resumed = method.fit(base, photos, RECIPES[name], out, quiet)
+    assert resumed.read_bytes() == straight.read_bytes()
+    assert not (out / "checkpoint.safetensors").exists()
