@@ -2,8 +2,9 @@
 
 ``delta_i = A_i B_i^T`` with B_i frozen: columns of a public orthogonal matrix, other ones for every concept, so
 that ``<delta_i, delta_j> = tr(B_i^T B_j A_j^T A_i) = 0``. Only A_i is trained. Merged by ``W + lambda sum_i
-delta_i``, with lambda = 0.6 in the paper. Its layer-wise text embeddings (P+) are left out: a file of diffusers'
-LoRA has no place for them.
+delta_i``, with lambda = 0.6 in the paper. Updates without an inner product still meet the same inputs: what one adds
+on another's pictures is no smaller for it (:func:`auditor.personalize.blocks.merging.crosstalk` measures it). The
+layer-wise text embeddings (P+) are left out: a file of diffusers' LoRA has no place for them.
 """
 
 from __future__ import annotations
