@@ -48,13 +48,13 @@ def recognises(source: TensorSource) -> bool:
 
 
 def collect(source: TensorSource, context: Context) -> Collected:
-    """Reads token vectors; a token that the layout does not name has the name of the file."""
+    """Reads token vectors; a token that neither layout nor metadata name has the name of the file."""
     collector = Collector(source)
     fallback = source.metadata.get("name") or context.stem
     named = any(name in _ENCODERS or name.startswith(_A1111) for name in source.specs)
     for key in source.specs:
         if key in _ENCODERS:
-            collector.add_vectors(context.stem, _ENCODERS[key], key)
+            collector.add_vectors(fallback, _ENCODERS[key], key)
         elif key.startswith(_A1111):
             inner = key[len(_A1111) :]
             collector.add_vectors(fallback if inner == "*" else inner, _encoder(source, key), key)

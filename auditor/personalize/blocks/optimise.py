@@ -22,7 +22,7 @@ from auditor.contracts import Progress
 from auditor.errors import MalformedArtifact, OutputError, UsageError
 from auditor.text import inert
 
-__all__ = ["Group", "Optimisation", "Step", "TrainingLog", "optimise"]
+__all__ = ["Group", "Optimisation", "Step", "TrainingLog", "optimise", "step_of"]
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,15 @@ class Optimisation:
 
 @dataclass(frozen=True)
 class Group:
-    """Parameters that share a learning rate; ``name`` tells groups apart in a checkpoint."""
+    """Parameters that share a learning rate; ``name`` tells groups apart in a checkpoint.
+
+    Gradients are clipped by one norm over all groups of one ``model``; those of another have nothing to do with it.
+    """
 
     name: str
     parameters: Sequence[nn.Parameter]
     lr: float | None = None
+    model: str = ""
 
 
 @dataclass(frozen=True)
@@ -123,19 +127,21 @@ def optimise(
     log = TrainingLog()
     saved = _Checkpoint(checkpoint, groups, optimizer, _digest(recipe, identity), log) if checkpoint else None
     done = saved.read() if saved else 0
-    everything = [parameter for group in groups for parameter in group.parameters]
+    models = dict.fromkeys(group.model for group in groups)
+    clipped = {model: [p for g in groups if g.model == model for p in g.parameters] for model in models}
     for i in range(done, recipe.steps):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * min(1.0, (i + 1) / max(1, recipe.warmup))
         total = 0.0
         for part in range(recipe.accumulate):
             with torch.autocast(device.type, kind or torch.bfloat16, enabled=kind is not None):
-                loss = loss_of(_step(recipe, i * recipe.accumulate + part)) / recipe.accumulate
+                loss = loss_of(step_of(recipe.seed, i * recipe.accumulate + part)) / recipe.accumulate
             torch.autograd.backward(scaler.scale(loss))
             total += float(loss.detach())
         if recipe.clip:
             scaler.unscale_(optimizer)
-            nn.utils.clip_grad_norm_(everything, recipe.clip)
+            for parameters in clipped.values():
+                nn.utils.clip_grad_norm_(parameters, recipe.clip)
         scaler.step(optimizer)
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
@@ -159,10 +165,11 @@ def _check(recipe: Optimisation) -> None:
             raise UsageError(f"{name} must not be below zero, not {getattr(recipe, name)}")
 
 
-def _step(recipe: Optimisation, index: int) -> Step:
-    seed = np.random.SeedSequence((recipe.seed, index)).generate_state(2, np.uint32)
-    generator = torch.Generator().manual_seed(int(seed[0]) << 32 | int(seed[1]))
-    return Step(index, generator, np.random.default_rng((recipe.seed, index)))
+def step_of(seed: int, index: int) -> Step:
+    """What loss ``index`` of a run with this seed draws from."""
+    state = np.random.SeedSequence((seed, index)).generate_state(2, np.uint32)
+    generator = torch.Generator().manual_seed(int(state[0]) << 32 | int(state[1]))
+    return Step(index, generator, np.random.default_rng((seed, index)))
 
 
 def _digest(recipe: Optimisation, identity: Mapping[str, Any] | None) -> str:
@@ -211,6 +218,7 @@ class _Checkpoint:
 
     def write(self, steps: int) -> None:
         """Writes the state as it stands; the file is there whole or not at all."""
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         out: dict[str, Tensor] = {"losses": torch.tensor(self._log.losses, dtype=torch.float64)}
@@ -221,13 +229,15 @@ class _Checkpoint:
                 out |= {f"{name}/m": state["exp_avg"], f"{name}/v": state["exp_avg_sq"]}
         part = self._path.with_name(f".{self._path.name}.{os.getpid()}.part")
         try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
             save_file(
                 {k: v.contiguous() for k, v in out.items()}, part, {"digest": self._digest, "steps": str(steps)}
             )
             part.replace(self._path)
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             shown = inert(str(self._path), 200)
-            raise OutputError(f"cannot write the checkpoint '{shown}': {error.strerror}") from error
+            why = error.strerror if isinstance(error, OSError) else inert(str(error), 200)
+            raise OutputError(f"cannot write the checkpoint '{shown}': {why}") from error
         finally:
             part.unlink(missing_ok=True)
 

@@ -1,0 +1,44 @@
+"""Adapters as safetensors in namings that loaders know: kohya's flattened names, and parameters by their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from auditor.artifact.safetensors_write import write_arrays
+from auditor.errors import OutputError
+from auditor.text import inert
+
+__all__ = ["kohya_name", "save_tensors"]
+
+
+def kohya_name(path: str) -> str:
+    """``down_blocks.0.attentions.0`` of the UNet as kohya's tools flatten it."""
+    return f"lora_unet_{path.replace('.', '_')}"
+
+
+def save_tensors(
+    folder: Path, name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None, half: bool = True
+) -> Path:
+    """Writes one safetensors file, deterministic in its bytes.
+
+    Args:
+        folder: made if it is not there.
+        name: of the file.
+        tensors: key to values, any device.
+        metadata: strings beside them.
+        half: stored as float16, else float32: for parameters whose structure is in digits that float16 loses.
+
+    Raises:
+        OutputError: the file is there already, or cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write in '{inert(str(folder), 200)}': {error.strerror}") from error
+    arrays = {
+        key: (value.detach().half() if half else value.detach().float()).cpu().numpy() for key, value in tensors.items()
+    }
+    return write_arrays(folder / name, arrays, {"format": "pt", **(metadata or {})})
