@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from auditor.contracts import Progress
 from auditor.errors import UsageError
 from auditor.personalize.blocks.adapter_files import kohya_name, save_tensors
-from auditor.personalize.blocks.examples import Examples, native_side
+from auditor.personalize.blocks.examples import Examples
 from auditor.personalize.blocks.layers.adapted import adapted
 from auditor.personalize.blocks.layers.convolution import ConvolutionChange
 from auditor.personalize.blocks.layers.norms import trained_norms
@@ -87,7 +87,7 @@ def sizes_of(base: Components, scales: Sequence[float]) -> list[int]:
     Raises:
         UsageError: nothing but the native size is left.
     """
-    native, step = native_side(base), _pixels_a_step(base)
+    native, step = base.image_size, _pixels_a_step(base)
     sizes = sorted({max(step, round(native * scale / step) * step) for scale in scales})
     if not set(sizes) - {native}:
         raise UsageError(f"sizes other than {native} pixels, the base's own, are needed to learn from")
@@ -119,10 +119,10 @@ def train_resadapter(
     Raises:
         UsageError: no size but the native one, or a number of the recipe is out of range.
     """
-    sizes = sorted(set(examples) - {native_side(base)})
+    sizes = sorted(set(examples) - {base.image_size})
     if not sizes or params.rank <= 0:
         raise UsageError("a rank above zero, and a size other than the base's own, are needed")
-    odds, alpha = size_weights(sizes, native_side(base)), params.alpha or params.rank
+    odds, alpha = size_weights(sizes, base.image_size), params.alpha or params.rank
     losses = {size: denoising_loss(base, examples[size], params.batch) for size in sizes}
     generator = torch.Generator().manual_seed(params.seed)
 
@@ -182,7 +182,7 @@ class _Method:
         skip_unreadable: bool = False,
     ) -> Path:  # fmt: skip
         """Trains on a folder of pictures; writes two files and their provenance, and returns the folder."""
-        sizes = [size for size in sizes_of(base, params.scales) if size != native_side(base)]
+        sizes = [size for size in sizes_of(base, params.scales) if size != base.image_size]
         images = {size: load_images(data, size, skip_unreadable) for size in sizes}
         examples = {size: Examples.of(base, im, [params.prompt] * len(im)) for size, im in images.items()}
         trained = train_resadapter(base, examples, params, progress, out / "checkpoint.safetensors")
