@@ -82,8 +82,11 @@ _MAGICS: tuple[tuple[int, bytes, Kind, str], ...] = (
     (0, b"MM\0*", Kind.IMAGE, "TIFF magic"),
 )
 
+# All of them at once: most of what is looked at, a storage of numbers, begins with none.
+_ANY_MAGIC = re.compile(b"|".join(b".{%d}%b" % (at, re.escape(magic)) for at, magic, _, _ in _MAGICS), re.S)
 _TORCH_MAGIC = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
 _HTML = re.compile(rb"\A(?:\xef\xbb\xbf)?\s{0,64}(?:<!doctype\s+html|<html|<head|<script|<\?xml|<svg)", re.I)
+_CONTROL = re.compile("[\x00-\x08\x0b\x0e-\x1f]")
 _JSON_START = re.compile(rb"\{[ \t\r\n]*[\"}]")
 
 
@@ -113,7 +116,7 @@ def sniff_source(source: ByteSource) -> Sniffed:
     head = source.read(0, _HEAD)
     readings = [reading for detect in _DETECTORS if (reading := detect(source, head)) is not None]
     if not readings:
-        return Sniffed(Kind.UNKNOWN, f"no known format begins with {inert(head[:8].hex(' '))}")
+        return Sniffed(Kind.UNKNOWN, f"no known format begins with {head[:8].hex(' ')}")
     first, *others = readings
     also = tuple(f"also reads as {other.kind}: {other.evidence}" for other in others)
     return Sniffed(first.kind, first.evidence, first.notes + also)
@@ -132,10 +135,9 @@ def _safetensors(source: ByteSource, head: bytes) -> Sniffed | None:
 
 
 def _magic(source: ByteSource, head: bytes) -> Sniffed | None:
-    for offset, magic, kind, evidence in _MAGICS:
-        if head.startswith(magic, offset):
-            return Sniffed(kind, evidence)
-    return None
+    if not _ANY_MAGIC.match(head):
+        return None
+    return next(Sniffed(kind, told) for at, magic, kind, told in _MAGICS if head.startswith(magic, at))
 
 
 def _zip(source: ByteSource, head: bytes) -> Sniffed | None:
@@ -208,7 +210,7 @@ def _mostly_text(data: bytes) -> bool:
         if error.start < len(data) - 3 or len(data) < _HEAD:
             return False
         text = data[: error.start].decode("utf-8")
-    return not any(char < " " and char not in "\t\n\r\f" for char in text)
+    return not _CONTROL.search(text)
 
 
 # In the order in which a reading wins; the others become notes.

@@ -19,7 +19,7 @@ from auditor.artifact.pickle_guard.storages import Stores, legacy_stores, tensor
 from auditor.artifact.pickle_guard.values import Value
 from auditor.artifact.pickle_guard.walker import Walk, walk
 from auditor.artifact.problems import Problem, Severity, problem
-from auditor.artifact.sniff import Kind, sniff_source
+from auditor.artifact.sniff import Kind, Sniffed, sniff_source
 from auditor.artifact.zip_reader import Member, has_end_record, member_chunks, read_archive, salvage_members
 from auditor.errors import MalformedArtifact, UnsupportedArtifact
 from auditor.text import inert
@@ -113,15 +113,16 @@ def examine(source: ByteSource, limits: Limits = DEFAULT_LIMITS) -> tuple[Examin
     if source.size > limits.file_bytes:
         examination.note("limit.file_bytes", "high", f"the file has {source.size} bytes")
         return examination, examination.report("", source.size)
-    _blob(examination, source, "", 0)
+    _blob(examination, source, sniffed, "", 0)
     digest = hashlib.sha256()
     for chunk in source.chunks():
         digest.update(chunk)
     return examination, examination.report(digest.hexdigest(), source.size)
 
 
-def _blob(exam: Examination, source: ByteSource, where: str, depth: int, storage: bool = False) -> None:
-    sniffed = sniff_source(source)
+def _blob(
+    exam: Examination, source: ByteSource, sniffed: Sniffed, where: str, depth: int, storage: bool = False
+) -> None:
     label = f"member '{where}'" if where else "the file"
     if sniffed.kind in _ZIPS:
         _archive(exam, source, where, depth)
@@ -176,7 +177,7 @@ def _member(exam: Examination, source: ByteSource, member: Member, where: str, d
         storage = (
             bool(_STORAGE_NAME.fullmatch(member.name)) and member.name == member.local_name and member.listed
         )
-        _blob(exam, content, path, depth + 1, storage)
+        _blob(exam, content, sniff_source(content), path, depth + 1, storage)
 
 
 def _content(exam: Examination, source: ByteSource, member: Member, path: str) -> ByteSource | None:

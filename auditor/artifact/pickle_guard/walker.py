@@ -24,24 +24,10 @@ __all__ = ["Reference", "Walk", "walk"]
 UNRESOLVED = "<unresolved>"
 
 _CONSTANTS = frozenset(
-    {
-        "FLOAT",
-        "BINFLOAT",
-        "INT",
-        "LONG",
-        "BININT",
-        "BININT1",
-        "BININT2",
-        "LONG1",
-        "LONG4",
-        "STRING",
-        "BINSTRING",
-    }
-    | {"SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES"}
-    | {"SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8", "NONE"}
+    {"FLOAT", "BINFLOAT", "INT", "LONG", "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "NONE"}
+    | {"STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
+    | {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"}
 )
-_GETS = frozenset({"GET", "BINGET", "LONG_BINGET"})
-_PUTS = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +84,7 @@ def walk(data: bytes, start: int = 0, max_opcodes: int = 4_000_000) -> Walk:
     machine = _Machine(Reader(data, start))
     result = machine.result
     try:
-        while result.opcodes < max_opcodes:
-            if machine.step():
-                result.end = machine.reader.position
-                return result
-        result.exhausted = True
+        machine.run(max_opcodes)
     except BrokenPickle as error:
         result.broken = str(error)
     except RecursionError:
@@ -121,27 +103,26 @@ class _Machine:
         self.opcode = ""
         self.offset = reader.position
 
-    def step(self) -> bool:
-        """Follows one opcode; returns True at STOP."""
-        self.offset = self.reader.position
-        code = self.reader.take(1)[0]
-        if code not in OPCODES:
-            raise BrokenPickle(f"byte 0x{code:02x} is not an opcode")
-        self.opcode, read = OPCODES[code]
-        self.result.opcodes += 1
-        argument = read(self.reader)
-        if self.opcode in _CONSTANTS:
-            self._constant(argument)
-        elif self.opcode in _GETS:
-            self._get(argument)
-        elif self.opcode in _PUTS:
-            self._put(argument)
-        elif self.opcode == "STOP":
-            self.result.root = self.pop()
-            return True
-        else:
-            _STEPS[self.opcode](self, argument)
-        return False
+    def run(self, max_opcodes: int) -> None:
+        """Follows opcodes to STOP or to the limit."""
+        reader, result, decoders = self.reader, self.result, _DECODERS
+        data, size = reader.data, len(reader.data)
+        while result.opcodes < max_opcodes:
+            self.offset = at = reader.position
+            if at >= size:
+                raise BrokenPickle("the stream ends inside an argument")
+            decoder = decoders[data[at]]
+            reader.position = at + 1
+            if decoder is None:
+                raise BrokenPickle(f"byte 0x{data[at]:02x} is not an opcode")
+            self.opcode, read, step = decoder
+            result.opcodes += 1
+            argument = None if read is None else read(reader)
+            if step is None:
+                result.root = self.pop()
+                return
+            step(self, argument)
+        result.exhausted = True
 
     def push(self, value: Value) -> None:
         self.stack.append(value)
@@ -191,19 +172,23 @@ class _Machine:
             self.result.tensors.append(value)
         return value
 
-    def _constant(self, value: Any) -> None:
-        self.push(value)
-        if isinstance(value, bytes | str) and len(value) > 3:
-            data = value if isinstance(value, bytes) else value.encode("latin-1", "ignore")
+    def constant(self, value: Any) -> None:
+        self.stack.append(value)
+        if (type(value) is str or type(value) is bytes) and len(value) > 3:
+            # A stream that holds something starts with PROTO or has lines; the usual constant is one word.
+            text = type(value) is str
+            if text and value.isascii() and "\n" not in value[:4096]:
+                return
+            data = value.encode("latin-1", "ignore") if text else value
             if data[:1] == b"\x80" or b"\n" in data[:4096]:
                 self.result.constants.append((self.offset, data))
 
-    def _get(self, index: int) -> None:
+    def get(self, index: int) -> None:
         if index not in self.memo:
             raise BrokenPickle(f"memo entry {index} is read before it is set")
         self.push(self.memo[index])
 
-    def _put(self, index: int) -> None:
+    def put(self, index: int) -> None:
         if index < 0:
             raise BrokenPickle("a memo index is negative")
         self.memo[index] = self.top()
@@ -305,6 +290,10 @@ _STEPS: Mapping[str, Callable[[_Machine, Any], None]] = MappingProxyType(
     {
         "MARK": lambda machine, _: machine.marks.append(len(machine.stack)),
         "POP": _Machine.pop_one,
+    }
+    | {name: _Machine.get for name in ("GET", "BINGET", "LONG_BINGET")}
+    | {name: _Machine.put for name in ("PUT", "BINPUT", "LONG_BINPUT")}
+    | {
         "POP_MARK": lambda machine, _: (machine.pop_mark(), None)[1],
         "DUP": lambda machine, _: machine.push(machine.top()),
         "NEWTRUE": lambda machine, _: machine.push(True),
@@ -325,7 +314,7 @@ _STEPS: Mapping[str, Callable[[_Machine, Any], None]] = MappingProxyType(
         "SETITEM": _Machine.set_item,
         "SETITEMS": lambda machine, _: machine.set_items(machine.pop_mark()),
         "ADDITEMS": _Machine.add_items,
-        "MEMOIZE": lambda machine, _: machine._put(len(machine.memo)),
+        "MEMOIZE": lambda machine, _: machine.put(len(machine.memo)),
         "GLOBAL": lambda machine, pair: machine.push(machine.reference(*pair)),
         "STACK_GLOBAL": _Machine.stack_global,
         "INST": _Machine.inst,
@@ -345,3 +334,16 @@ _STEPS: Mapping[str, Callable[[_Machine, Any], None]] = MappingProxyType(
         "FRAME": lambda machine, _: None,
     }
 )
+
+
+def _decoder(code: int) -> tuple[str, Callable[[Reader], Any] | None, Callable[[_Machine, Any], None] | None]:
+    name, read = OPCODES[code]
+    if name == "STOP":
+        return name, read, None
+    if name in _CONSTANTS:
+        return name, read, _Machine.constant
+    return name, read, _STEPS[name]
+
+
+# By opcode: name, reader of the argument if there is one, and what to do; None at STOP.
+_DECODERS = tuple(_decoder(code) if code in OPCODES else None for code in range(256))
