@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
 from auditor.artifact.adapter import Adapter
 from auditor.artifact.card import card_beside
@@ -33,12 +33,21 @@ from auditor.artifact.model_dir import (
 )
 from auditor.artifact.peft_config import config_problems, read_config
 from auditor.artifact.problems import Problem, problem
-from auditor.artifact.records import FileRecord, data_section_sha256, record_file, record_safetensors
-from auditor.artifact.sniff import Kind, sniff
+from auditor.artifact.records import (
+    FileRecord,
+    data_section_sha256,
+    record_converted,
+    record_file,
+    record_safetensors,
+)
+from auditor.artifact.sniff import Kind, Sniffed, sniff
 from auditor.artifact.tensors import FileTensors
 from auditor.artifact.triggers import trigger_problems
-from auditor.errors import UnsupportedArtifact, UsageError
+from auditor.errors import AuditorError, UnsupportedArtifact, UsageError
 from auditor.text import inert
+
+if TYPE_CHECKING:
+    from auditor.artifact.pickle_guard import Guard
 
 __all__ = ["Identified", "identify"]
 
@@ -153,7 +162,10 @@ class Identified:
 
 
 def identify(
-    path: str | Path, limits: Limits = DEFAULT_LIMITS, base: BaseModules | None = None
+    path: str | Path,
+    limits: Limits = DEFAULT_LIMITS,
+    base: BaseModules | None = None,
+    guard: Guard | None = None,
 ) -> Identified:
     """Says what a file or folder is, reading no more of it than that takes.
 
@@ -162,6 +174,7 @@ def identify(
         limits: caps on what is read.
         base: component to module path to weight shape of a base that was named, for adapters of no known
             family.
+        guard: one that is running already, for many files; by default one is started for each pickle.
 
     Raises:
         UsageError: there is no such path, or it cannot be read.
@@ -172,12 +185,12 @@ def identify(
     path = Path(path)
     sniffed = sniff(path)
     if sniffed.kind is Kind.DIRECTORY:
-        return _folder(path, limits, base)
+        return _folder(path, limits, base, guard)
     notes = tuple(problem("sniff.note", "medium", note) for note in sniffed.notes)
+    reading = _Reading(path, limits, base, guard)
     if sniffed.kind is Kind.SAFETENSORS:
-        return _Reading(path, limits, base).safetensors(path, notes)
-    record = record_file(path, limits)
-    return _Reading(path, limits, base).other(path, record)
+        return reading.safetensors(path, notes)
+    return reading.other(path, sniffed)
 
 
 @dataclass
@@ -187,17 +200,19 @@ class _Reading:
     path: Path
     limits: Limits
     base: BaseModules | None
+    guard: Guard | None = None
     config: Mapping[str, Any] | None = None
     extra: tuple[FileRecord, ...] = ()
     problems: tuple[Problem, ...] = ()
     stack: ExitStack = field(default_factory=ExitStack)
 
-    def other(self, path: Path, record: FileRecord) -> Identified:
+    def other(self, path: Path, sniffed: Sniffed) -> Identified:
         """Anything but safetensors."""
+        if sniffed.kind in PICKLE_KINDS:
+            return self._pickle(path, sniffed)
+        record = record_file(path, self.limits, guard=self.guard)
         if record.refused:
             return self._done("refused", (record,))
-        if record.kind in PICKLE_KINDS and record.pickle is not None:
-            return self._converted(path, record)
         told = _NOT_READ.get(record.kind, "of no known kind: it is neither safetensors nor a pickle")
         return self._done("unsupported", (record,), unsupported=f"'{inert(path.name)}' is {told}")
 
@@ -206,15 +221,16 @@ class _Reading:
         with self.stack as stack:
             return self._opened(stack, path, None, notes)
 
-    def _converted(self, path: Path, record: FileRecord) -> Identified:
-        from auditor.artifact.pickle_guard import convert_allowed
-
+    def _pickle(self, path: Path, sniffed: Sniffed) -> Identified:
         with self.stack as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="auditor-")))
-            try:
-                converted = convert_allowed(path, folder, self.limits)
-            except UnsupportedArtifact as error:
-                return self._done("unsupported", (record,), unsupported=str(error))
+            record, converted = record_converted(path, sniffed, self.limits, folder, self.guard)
+            if converted is None:
+                return self._done("refused", (record,))
+            if isinstance(converted, UnsupportedArtifact):
+                return self._done("unsupported", (record,), unsupported=str(converted))
+            if isinstance(converted, AuditorError):
+                raise converted
             return self._opened(stack, converted, record, ())
 
     def _opened(
@@ -258,10 +274,10 @@ def _data_hash(claims: Claims, path: Path, record: FileRecord) -> str | None:
     return data_section_sha256(path, record.sha256)
 
 
-def _folder(folder: Path, limits: Limits, base: BaseModules | None) -> Identified:
+def _folder(folder: Path, limits: Limits, base: BaseModules | None, guard: Guard | None) -> Identified:
     if (folder / "model_index.json").is_file():
         directory = read_model_directory(folder)
-        files = tuple(record_file(folder / name, limits, name) for name in directory.weights)
+        files = tuple(record_file(folder / name, limits, name, guard) for name in directory.weights)
         kind: ArtifactKind = "refused" if any(record.refused for record in files) else "model_folder"
         problems = directory.problems
         return Identified(
@@ -280,13 +296,14 @@ def _folder(folder: Path, limits: Limits, base: BaseModules | None) -> Identifie
             f"'{inert(str(folder))}' holds no model: no model_index.json, adapter_config.json or weight file"
         )
     reading = _Reading(
-        folder, limits, base, config,
-        extra=tuple(record_file(folder / name, limits) for name in weights if name != chosen),
+        folder, limits, base, guard, config,
+        extra=tuple(record_file(folder / name, limits, guard=guard) for name in weights if name != chosen),
         problems=(*file_problems(folder, names), *config_problems(config or {})),
     )  # fmt: skip
     if any(record.refused for record in reading.extra):
         told = "another file of the folder holds a pickle that is not allowed; a loader may open it"
         reading.problems = (*reading.problems, problem("folder.refused_file", "high", told))
-    if sniff(folder / chosen).kind is Kind.SAFETENSORS:
+    sniffed = sniff(folder / chosen)
+    if sniffed.kind is Kind.SAFETENSORS:
         return reading.safetensors(folder / chosen)
-    return reading.other(folder / chosen, record_file(folder / chosen, limits))
+    return reading.other(folder / chosen, sniffed)

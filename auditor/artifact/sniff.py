@@ -13,6 +13,7 @@ from pathlib import Path
 
 from auditor.artifact.byte_source import ByteSource, open_source
 from auditor.artifact.limits import DEFAULT_LIMITS
+from auditor.artifact.pickle_guard.opcodes import OPCODES
 from auditor.artifact.pickle_guard.probe import probe_pickle
 from auditor.artifact.zip_reader import has_end_record, read_archive
 from auditor.errors import MalformedArtifact
@@ -118,6 +119,9 @@ def sniff_source(source: ByteSource) -> Sniffed:
     if not readings:
         return Sniffed(Kind.UNKNOWN, f"no known format begins with {head[:8].hex(' ')}")
     first, *others = readings
+    if first.kind is Kind.SAFETENSORS and head[:1] == b"\x80" and head[2] not in OPCODES:
+        # A header length of 0x280, say, is PROTO 2; then comes a zero, at which every unpickler stops.
+        others = [other for other in others if other.kind is not Kind.PICKLE]
     also = tuple(f"also reads as {other.kind}: {other.evidence}" for other in others)
     return Sniffed(first.kind, first.evidence, first.notes + also)
 

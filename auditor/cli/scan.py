@@ -11,8 +11,9 @@ import click
 
 from auditor.cli.exits import exit_of
 from auditor.cli.options import PATH, fail_on_option, format_option
+from auditor.cli.scan_many import scan_each
 from auditor.cli.scan_paths import artifacts_in, check_paths
-from auditor.cli.scan_report import ScanOutcome, Stamp, failed_outcome, scan_outcome
+from auditor.cli.scan_report import ScanOutcome, Stamp, failed_outcome
 from auditor.errors import AuditorError, combine_exit_codes
 
 __all__ = ["scan"]
@@ -77,17 +78,7 @@ def _outcomes(paths: Sequence[Path], stamp: Stamp) -> Iterator[ScanOutcome]:
             found += artifacts_in(path)
         except AuditorError as error:
             yield failed_outcome(path, error, stamp)
-    for number, path in enumerate(found, start=1):
+    for number, outcome in enumerate(scan_each(found, stamp), start=1):
         if len(found) > 1 and sys.stderr.isatty():
             click.echo(f"\r{number} of {len(found)}\x1b[K", nl=number == len(found), err=True)
-        yield _scanned(path, stamp)
-
-
-def _scanned(path: Path, stamp: Stamp) -> ScanOutcome:
-    from auditor.artifact.identify import identify
-
-    try:
-        with identify(path) as artifact:
-            return scan_outcome(artifact, stamp)
-    except AuditorError as error:
-        return failed_outcome(path, error, stamp)
+        yield outcome

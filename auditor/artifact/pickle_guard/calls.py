@@ -82,7 +82,12 @@ _MODULE_FIELDS = frozenset(
 
 
 def _is_sizes(values: Value) -> bool:
-    return isinstance(values, tuple | list) and all(type(v) is int and 0 <= v < _MAX_SIZE for v in values)
+    if not isinstance(values, tuple | list):
+        return False
+    for value in values:
+        if type(value) is not int or not 0 <= value < _MAX_SIZE:
+            return False
+    return True
 
 
 def _pairs(args: tuple[Value, ...]) -> list[tuple[Value, Value]] | None:

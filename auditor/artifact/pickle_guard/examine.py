@@ -17,7 +17,7 @@ from auditor.artifact.pickle_guard.probe import probe_pickle
 from auditor.artifact.pickle_guard.report import GlobalRef, PickleReport, Verdict
 from auditor.artifact.pickle_guard.storages import Stores, legacy_stores, tensor_fault, zip_stores
 from auditor.artifact.pickle_guard.values import Value
-from auditor.artifact.pickle_guard.walker import Walk, walk
+from auditor.artifact.pickle_guard.walker import UNRESOLVED, Walk, walk
 from auditor.artifact.problems import Problem, Severity, problem
 from auditor.artifact.sniff import Kind, Sniffed, sniff_source
 from auditor.artifact.zip_reader import Member, has_end_record, member_chunks, read_archive, salvage_members
@@ -269,8 +269,9 @@ def _follow(exam: Examination, data: bytes, position: int, where: str, nesting: 
     found = walk(data, position, exam.limits.pickle_opcodes - exam.opcodes)
     exam.opcodes += found.opcodes
     exam.pickles += 1
-    # In raw numbers that happen to begin like a pickle, only what would have been called counts.
-    if not storage or found.calls:
+    # Raw numbers happen to begin like a pickle now and then; a payload among them names something and calls it.
+    named = any(reference.module != UNRESOLVED for reference in found.references)
+    if not storage or (found.calls and named):
         for reference in found.references:
             key = (reference.module, reference.name, reference.allowed, where)
             if len(exam.references) < 4 * exam.limits.pickle_globals:

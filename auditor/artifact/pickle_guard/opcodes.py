@@ -54,12 +54,30 @@ def _fixed(layout: str) -> Callable[[Reader], Any]:
 
 
 def _byte(reader: Reader) -> int:
-    return reader.take(1)[0]
+    at = reader.position
+    if at >= len(reader.data):
+        raise BrokenPickle("the stream ends inside an argument")
+    reader.position = at + 1
+    return reader.data[at]
 
 
 def _sized(layout: str, decode: Callable[[bytes], Any]) -> Callable[[Reader], Any]:
-    length = _byte if layout == "<B" else _fixed(layout)
-    return lambda reader: decode(reader.take(length(reader)))
+    packed = struct.Struct(layout)
+    unpack, size = packed.unpack_from, packed.size
+
+    def read(reader: Reader) -> Any:
+        data, begin = reader.data, reader.position + size
+        if begin > len(data):
+            raise BrokenPickle("the stream ends inside an argument")
+        (length,) = unpack(data, reader.position)
+        reader.position = begin
+        end = begin + length
+        if length < 0 or end > len(data):
+            raise BrokenPickle("the stream ends inside an argument")
+        reader.position = end
+        return decode(data[begin:end])
+
+    return read
 
 
 def _utf8(data: bytes) -> str:

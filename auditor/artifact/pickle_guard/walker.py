@@ -19,7 +19,7 @@ from auditor.artifact.pickle_guard.calls import apply_call, apply_state, resolve
 from auditor.artifact.pickle_guard.opcodes import OPCODES, BrokenPickle, Reader
 from auditor.artifact.pickle_guard.values import Call, Dict, Global, Storage, Tensor, Unresolved, Value
 
-__all__ = ["Reference", "Walk", "walk"]
+__all__ = ["UNRESOLVED", "Reference", "Walk", "walk"]
 
 UNRESOLVED = "<unresolved>"
 
@@ -191,7 +191,10 @@ class _Machine:
     def put(self, index: int) -> None:
         if index < 0:
             raise BrokenPickle("a memo index is negative")
-        self.memo[index] = self.top()
+        stack = self.stack
+        if len(stack) <= (self.marks[-1] if self.marks else 0):
+            raise BrokenPickle("the stack is empty")
+        self.memo[index] = stack[-1]
 
     def pop_one(self, _: Any) -> None:
         # POP right after MARK takes the mark away.
@@ -274,8 +277,12 @@ class _Machine:
         self.set_items([key, value])
 
     def tuple_of(self, count: int) -> None:
-        values = [self.pop() for _ in range(count)]
-        self.push(tuple(reversed(values)))
+        stack = self.stack
+        if len(stack) - count < (self.marks[-1] if self.marks else 0):
+            raise BrokenPickle("the stack is empty")
+        values = tuple(stack[-count:])
+        del stack[-count:]
+        stack.append(values)
 
     def new_dict(self, values: list[Value]) -> None:
         self.push(Dict())
@@ -296,13 +303,13 @@ _STEPS: Mapping[str, Callable[[_Machine, Any], None]] = MappingProxyType(
     | {
         "POP_MARK": lambda machine, _: (machine.pop_mark(), None)[1],
         "DUP": lambda machine, _: machine.push(machine.top()),
-        "NEWTRUE": lambda machine, _: machine.push(True),
-        "NEWFALSE": lambda machine, _: machine.push(False),
-        "EMPTY_TUPLE": lambda machine, _: machine.push(()),
-        "EMPTY_LIST": lambda machine, _: machine.push([]),
-        "EMPTY_DICT": lambda machine, _: machine.push(Dict()),
+        "NEWTRUE": lambda machine, _: machine.stack.append(True),
+        "NEWFALSE": lambda machine, _: machine.stack.append(False),
+        "EMPTY_TUPLE": lambda machine, _: machine.stack.append(()),
+        "EMPTY_LIST": lambda machine, _: machine.stack.append([]),
+        "EMPTY_DICT": lambda machine, _: machine.stack.append(Dict()),
         "EMPTY_SET": lambda machine, _: machine.push(Call("set", ())),
-        "TUPLE": lambda machine, _: machine.push(tuple(machine.pop_mark())),
+        "TUPLE": lambda machine, _: machine.stack.append(tuple(machine.pop_mark())),
         "TUPLE1": lambda machine, _: machine.tuple_of(1),
         "TUPLE2": lambda machine, _: machine.tuple_of(2),
         "TUPLE3": lambda machine, _: machine.tuple_of(3),
