@@ -15,13 +15,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
-from auditor.artifact.adapter import Adapter
-from auditor.artifact.card import card_beside
-from auditor.artifact.checkpoint import is_checkpoint, match_checkpoint
-from auditor.artifact.claim_checks import check_claims
-from auditor.artifact.claims import ClaimCheck, Claims, parse_claims
-from auditor.artifact.dialects import Context, read_adapter
-from auditor.artifact.family import FamilyMatch
 from auditor.artifact.limits import DEFAULT_LIMITS, Limits
 from auditor.artifact.model_dir import (
     PICKLE_KINDS,
@@ -31,7 +24,6 @@ from auditor.artifact.model_dir import (
     list_files,
     read_model_directory,
 )
-from auditor.artifact.peft_config import config_problems, read_config
 from auditor.artifact.problems import Problem, problem
 from auditor.artifact.records import (
     FileRecord,
@@ -41,17 +33,21 @@ from auditor.artifact.records import (
     record_safetensors,
 )
 from auditor.artifact.sniff import Kind, Sniffed, sniff
-from auditor.artifact.tensors import FileTensors
-from auditor.artifact.triggers import trigger_problems
 from auditor.errors import AuditorError, UnsupportedArtifact, UsageError
 from auditor.text import inert
 
 if TYPE_CHECKING:
+    from auditor.artifact.adapter import Adapter
+    from auditor.artifact.claims import ClaimCheck, Claims
+    from auditor.artifact.family import FamilyMatch
     from auditor.artifact.pickle_guard import Guard
+    from auditor.artifact.tensors import FileTensors
 
 __all__ = ["Identified", "identify"]
 
-ArtifactKind: TypeAlias = Literal["adapter", "checkpoint", "model_folder", "refused", "unsupported"]
+ArtifactKind: TypeAlias = Literal[
+    "adapter", "checkpoint", "model_folder", "refused", "unsupported", "weights"
+]
 BaseModules: TypeAlias = Mapping[str, Mapping[str, tuple[int, ...]]]
 
 # Names that loaders look for in a folder, in their order; any other single weight file is taken as well.
@@ -87,7 +83,8 @@ class Identified:
     Attributes:
         path: as given.
         kind: ``adapter``; ``checkpoint`` (a whole model in one file); ``model_folder``; ``refused`` (a pickle
-            that the guard does not allow); ``unsupported`` (named in :attr:`unsupported`).
+            that the guard does not allow); ``unsupported`` (named in :attr:`unsupported`); ``weights`` (tensors
+            whose meaning was not asked for).
         files: every weight file looked at, the one that was read first.
         adapter: only for ``adapter``.
         checks: each claim beside what was measured.
@@ -166,6 +163,7 @@ def identify(
     limits: Limits = DEFAULT_LIMITS,
     base: BaseModules | None = None,
     guard: Guard | None = None,
+    meaning: bool = True,
 ) -> Identified:
     """Says what a file or folder is, reading no more of it than that takes.
 
@@ -175,6 +173,7 @@ def identify(
         base: component to module path to weight shape of a base that was named, for adapters of no known
             family.
         guard: one that is running already, for many files; by default one is started for each pickle.
+        meaning: whether to work out what the tensors of a file are; without, only whether it is safe to open.
 
     Raises:
         UsageError: there is no such path, or it cannot be read.
@@ -187,7 +186,7 @@ def identify(
     if sniffed.kind is Kind.DIRECTORY:
         return _folder(path, limits, base, guard)
     notes = tuple(problem("sniff.note", "medium", note) for note in sniffed.notes)
-    reading = _Reading(path, limits, base, guard)
+    reading = _Reading(path, limits, base, guard, meaning)
     if sniffed.kind is Kind.SAFETENSORS:
         return reading.safetensors(path, notes)
     return reading.other(path, sniffed)
@@ -201,6 +200,7 @@ class _Reading:
     limits: Limits
     base: BaseModules | None
     guard: Guard | None = None
+    meaning: bool = True
     config: Mapping[str, Any] | None = None
     extra: tuple[FileRecord, ...] = ()
     problems: tuple[Problem, ...] = ()
@@ -208,11 +208,13 @@ class _Reading:
 
     def other(self, path: Path, sniffed: Sniffed) -> Identified:
         """Anything but safetensors."""
-        if sniffed.kind in PICKLE_KINDS:
+        if sniffed.kind in PICKLE_KINDS and self.meaning:
             return self._pickle(path, sniffed)
-        record = record_file(path, self.limits, guard=self.guard)
+        record = record_file(path, self.limits, guard=self.guard, sniffed=sniffed)
         if record.refused:
             return self._done("refused", (record,))
+        if record.kind in PICKLE_KINDS and not self.meaning:
+            return self._done("weights", (record,))
         told = _NOT_READ.get(record.kind, "of no known kind: it is neither safetensors nor a pickle")
         return self._done("unsupported", (record,), unsupported=f"'{inert(path.name)}' is {told}")
 
@@ -237,6 +239,7 @@ class _Reading:
         self, stack: ExitStack, path: Path, pickle: FileRecord | None, notes: tuple[Problem, ...]
     ) -> Identified:
         from auditor.artifact.safetensors_file import SafetensorsFile
+        from auditor.artifact.tensors import FileTensors
 
         file = stack.enter_context(SafetensorsFile(path, self.limits))
         record = record_safetensors(file, path.name, notes)
@@ -246,11 +249,19 @@ class _Reading:
                 pickle, tensor_hash=record.tensor_hash, tensors=record.tensors, nonfinite=record.nonfinite,
                 problems=(*pickle.problems, *record.problems),
             )  # fmt: skip
-        result = self._read(FileTensors(file), record, path)
+        result = self._read(FileTensors(file), record, path) if self.meaning else self._done("weights", (record,))
         result._open = stack.pop_all()
         return result
 
     def _read(self, source: FileTensors, record: FileRecord, path: Path) -> Identified:
+        # What a tensor means takes longer to import than a file to check.
+        from auditor.artifact.card import card_beside
+        from auditor.artifact.checkpoint import is_checkpoint, match_checkpoint
+        from auditor.artifact.claim_checks import check_claims
+        from auditor.artifact.claims import parse_claims
+        from auditor.artifact.dialects import Context, read_adapter
+        from auditor.artifact.triggers import trigger_problems
+
         card, card_problems = card_beside(self.path)
         claims = parse_claims(source.metadata, self.config, card)
         self.problems = (*self.problems, *card_problems, *claims.problems, *trigger_problems(claims.triggers))
@@ -275,6 +286,8 @@ def _data_hash(claims: Claims, path: Path, record: FileRecord) -> str | None:
 
 
 def _folder(folder: Path, limits: Limits, base: BaseModules | None, guard: Guard | None) -> Identified:
+    from auditor.artifact.peft_config import config_problems, read_config
+
     if (folder / "model_index.json").is_file():
         directory = read_model_directory(folder)
         files = tuple(record_file(folder / name, limits, name, guard) for name in directory.weights)
@@ -296,7 +309,7 @@ def _folder(folder: Path, limits: Limits, base: BaseModules | None, guard: Guard
             f"'{inert(str(folder))}' holds no model: no model_index.json, adapter_config.json or weight file"
         )
     reading = _Reading(
-        folder, limits, base, guard, config,
+        folder, limits, base, guard, True, config,
         extra=tuple(record_file(folder / name, limits, guard=guard) for name in weights if name != chosen),
         problems=(*file_problems(folder, names), *config_problems(config or {})),
     )  # fmt: skip

@@ -58,7 +58,11 @@ class FileRecord:
 
 
 def record_file(
-    path: Path, limits: Limits, name: str | None = None, guard: Guard | None = None
+    path: Path,
+    limits: Limits,
+    name: str | None = None,
+    guard: Guard | None = None,
+    sniffed: Sniffed | None = None,
 ) -> FileRecord:
     """Examines one file of any kind; a broken safetensors file inside a folder is recorded, not raised.
 
@@ -67,8 +71,9 @@ def record_file(
         limits: caps.
         name: shown instead of the file's own.
         guard: one that is running already, for many files.
+        sniffed: what the file is, if that is known already.
     """
-    sniffed = sniff(path)
+    sniffed = sniff(path) if sniffed is None else sniffed
     name = path.name if name is None else name
     notes = _notes(sniffed)
     if sniffed.kind is Kind.SAFETENSORS:

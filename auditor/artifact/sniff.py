@@ -5,13 +5,14 @@ Only the first and last pages of a file and, for zip archives, the central direc
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from auditor.artifact.byte_source import ByteSource, open_source
+from auditor.artifact.byte_source import ByteSource, open_regular
 from auditor.artifact.limits import DEFAULT_LIMITS
 from auditor.artifact.pickle_guard.opcodes import OPCODES
 from auditor.artifact.pickle_guard.probe import probe_pickle
@@ -21,7 +22,7 @@ from auditor.text import inert
 
 __all__ = ["Kind", "Sniffed", "sniff", "sniff_source"]
 
-_HEAD = 1 << 16
+_HEAD, _SMALL, _REMEMBERED = 1 << 16, 1 << 20, 4096
 
 
 class Kind(StrEnum):
@@ -62,6 +63,10 @@ class Sniffed:
     evidence: str
     notes: tuple[str, ...] = ()
 
+
+# Of unchanged files: a walk over a folder and what it leads to ask several times. Who examines the content
+# itself, the pickle guard above all, asks the bytes anew.
+_RECENT: dict[tuple[int, ...], Sniffed] = {}
 
 # (offset, magic, kind, what it is)
 _MAGICS: tuple[tuple[int, bytes, Kind, str], ...] = (
@@ -106,8 +111,17 @@ def sniff(path: str | Path) -> Sniffed:
     """
     if Path(path).is_dir():
         return Sniffed(Kind.DIRECTORY, "a directory")
-    with open_source(path) as source:
-        return sniff_source(source)
+    fd = open_regular(path)
+    try:
+        status = os.fstat(fd)
+        unchanged = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        if unchanged not in _RECENT:
+            if len(_RECENT) >= _REMEMBERED:
+                _RECENT.clear()
+            _RECENT[unchanged] = sniff_source(ByteSource.snapshot(fd, _SMALL))
+        return _RECENT[unchanged]
+    finally:
+        os.close(fd)
 
 
 def sniff_source(source: ByteSource) -> Sniffed:

@@ -233,9 +233,13 @@ def _with_local(source: ByteSource, entry: _Entry, found: list[Problem]) -> Memb
     raw, extra = head[30 : 30 + name_length], head[30 + name_length : 30 + name_length + extra_length]
     if extra:
         size, stored, _ = _zip64(extra, size, stored)
-    theirs = (raw, flags, method, crc, stored, size)
-    ours = (entry.name, entry.flags, entry.method, entry.crc, entry.stored, entry.size)
-    differing = [] if ours == theirs else _differing(entry, *theirs)
+    differing: list[str] = []
+    sizes = crc, stored, size
+    same = (entry.name, entry.flags, entry.method) == (raw, flags, method)
+    # A streamed member, which is what torch writes, leaves them to the central directory.
+    streamed = flags & _STREAMED and not any(sizes)
+    if not same or not (streamed or (entry.crc, entry.stored, entry.size) == sizes):
+        differing = _differing(entry, raw, flags, method, *sizes)
     if differing:
         found.append(
             problem(

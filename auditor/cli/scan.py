@@ -23,8 +23,13 @@ __all__ = ["scan"]
 @click.argument("paths", metavar="PATH...", nargs=-1, required=True, type=PATH)
 @format_option("text", "json")
 @fail_on_option
+@click.option(
+    "--safety-only", is_flag=True, help="Say only whether each file is safe to open: quicker, for long queues."
+)
 @click.pass_context
-def scan(ctx: click.Context, paths: tuple[Path, ...], format_: str, fail_on: str) -> None:
+def scan(
+    ctx: click.Context, paths: tuple[Path, ...], format_: str, fail_on: str, safety_only: bool
+) -> None:
     """Check files and folders without loading them: is each safe to open, what is it, is its label true.
 
     A folder stands for every weight file and model folder in it.
@@ -34,6 +39,7 @@ def scan(ctx: click.Context, paths: tuple[Path, ...], format_: str, fail_on: str
       auditor scan adapter.safetensors
       auditor scan downloads/ --json > scan.json
       auditor scan upload.pt --fail-on quarantine
+      auditor scan intake/ --safety-only
 
     \b
     Exit codes:
@@ -44,7 +50,7 @@ def scan(ctx: click.Context, paths: tuple[Path, ...], format_: str, fail_on: str
     check_paths(paths)
     codes: list[int] = []
     reports: list[str] = []
-    for outcome in _outcomes(paths, _stamp(format_)):
+    for outcome in _outcomes(paths, _stamp(format_), not safety_only):
         status = outcome.report["status"]
         codes.append(exit_of(outcome.decision, fail_on, status) if outcome.code is None else outcome.code)
         if outcome.sentence and (format_ == "json" or len(paths) == 1):
@@ -71,14 +77,14 @@ def _stamp(format_: str) -> Stamp:
     return Stamp(created, version("personalized-model-auditor"))
 
 
-def _outcomes(paths: Sequence[Path], stamp: Stamp) -> Iterator[ScanOutcome]:
+def _outcomes(paths: Sequence[Path], stamp: Stamp, meaning: bool) -> Iterator[ScanOutcome]:
     found: list[Path] = []
     for path in paths:
         try:
             found += artifacts_in(path)
         except AuditorError as error:
             yield failed_outcome(path, error, stamp)
-    for number, outcome in enumerate(scan_each(found, stamp), start=1):
+    for number, outcome in enumerate(scan_each(found, stamp, meaning), start=1):
         if len(found) > 1 and sys.stderr.isatty():
             click.echo(f"\r{number} of {len(found)}\x1b[K", nl=number == len(found), err=True)
         yield outcome

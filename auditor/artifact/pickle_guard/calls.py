@@ -82,12 +82,9 @@ _MODULE_FIELDS = frozenset(
 
 
 def _is_sizes(values: Value) -> bool:
-    if not isinstance(values, tuple | list):
+    if not isinstance(values, tuple | list) or not set(map(type, values)) <= {int}:
         return False
-    for value in values:
-        if type(value) is not int or not 0 <= value < _MAX_SIZE:
-            return False
-    return True
+    return not values or (min(values) >= 0 and max(values) < _MAX_SIZE)
 
 
 def _pairs(args: tuple[Value, ...]) -> list[tuple[Value, Value]] | None:

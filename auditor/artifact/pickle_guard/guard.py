@@ -15,7 +15,7 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, NoReturn, Self
 
 from auditor.artifact.limits import Limits
 from auditor.errors import AuditorError, RefusedArtifact
@@ -125,7 +125,7 @@ class Guard:
             with theirs:
                 self._server = subprocess.Popen(
                     [sys.executable, "-I", "-S", "-B", str(_WORKER), str(_ROOT)],
-                    stdin=theirs,
+                    stdin=theirs.fileno(),
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                     cwd="/",
@@ -162,5 +162,5 @@ def _wait(readable: int | socket.socket, deadline: float) -> bool:
     return bool(poll.poll(max(0, int(1000 * (deadline - time.monotonic())))))
 
 
-def _fail(why: str) -> Any:
+def _fail(why: str) -> NoReturn:
     raise AuditorError(f"the pickle guard failed and the file was not examined: {inert(why)}")

@@ -174,12 +174,14 @@ class _Machine:
 
     def constant(self, value: Any) -> None:
         self.stack.append(value)
-        if (type(value) is str or type(value) is bytes) and len(value) > 3:
+        if isinstance(value, str | bytes) and len(value) > 3:
             # A stream that holds something starts with PROTO or has lines; the usual constant is one word.
-            text = type(value) is str
-            if text and value.isascii() and "\n" not in value[:4096]:
-                return
-            data = value.encode("latin-1", "ignore") if text else value
+            if isinstance(value, str):
+                if value.isascii() and "\n" not in value[:4096]:
+                    return
+                data = value.encode("latin-1", "ignore")
+            else:
+                data = value
             if data[:1] == b"\x80" or b"\n" in data[:4096]:
                 self.result.constants.append((self.offset, data))
 
