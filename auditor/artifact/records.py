@@ -21,6 +21,7 @@ __all__ = ["FileRecord", "data_section_sha256", "record_converted", "record_file
 
 _GUARDED = frozenset(
     {Kind.TORCH_ZIP, Kind.TORCH_LEGACY, Kind.PICKLE, Kind.ZIP, Kind.NPZ, Kind.NPY, Kind.DDUF}
+    | {Kind.SEVEN_ZIP, Kind.ARCHIVE}
 )
 _CHUNK = 1 << 20
 

@@ -295,7 +295,7 @@ def _oddities(header: Header, limits: Limits) -> tuple[Problem, ...]:
             problem("safetensors.large_header", "low", f"the header takes {header.header_bytes} bytes")
         )
     if not header.tensors:
-        found.append(problem("safetensors.no_tensors", "medium", "the file holds no tensors"))
+        found.append(problem("safetensors.no_tensors", "low", "the file holds no tensors"))
     empty = sum(spec.nbytes == 0 for spec in header.tensors.values())
     if empty:
         found.append(problem("safetensors.empty_tensor", "low", f"{empty} tensors hold no elements"))

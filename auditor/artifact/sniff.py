@@ -15,13 +15,14 @@ from pathlib import Path
 from auditor.artifact.byte_source import ByteSource, open_regular
 from auditor.artifact.limits import DEFAULT_LIMITS
 from auditor.artifact.pickle_guard.opcodes import OPCODES
-from auditor.artifact.pickle_guard.probe import probe_pickle
+from auditor.artifact.pickle_guard.probe import is_cut_line, probe_pickle
 from auditor.artifact.zip_reader import has_end_record, read_archive
 from auditor.errors import MalformedArtifact
 from auditor.text import inert
 
 __all__ = ["Kind", "Sniffed", "sniff", "sniff_source"]
 
+_LONG_HEAD = 8 << 20
 _HEAD, _SMALL, _REMEMBERED = 1 << 16, 1 << 20, 4096
 
 
@@ -192,7 +193,14 @@ def _archive_kind(names: list[str], methods: set[int]) -> tuple[Kind, str]:
 def _pickle(source: ByteSource, head: bytes) -> Sniffed | None:
     if _TORCH_MAGIC in head[:32] and head[:1] in b"\x80\x8a":
         return Sniffed(Kind.TORCH_LEGACY, "the magic number of old torch files, pickled")
-    probed = probe_pickle(head, whole=source.size <= len(head))
+    whole = source.size <= len(head)
+    probed = probe_pickle(head, whole)
+    if probed is None and not whole and is_cut_line(head):
+        # A first line longer than a page hides what follows it.
+        longer = source.read(0, _LONG_HEAD)
+        probed = probe_pickle(longer, source.size <= len(longer))
+        if probed is None and is_cut_line(longer):
+            probed = "a line of text as an old pickle protocol has them, longer than any text's"
     return None if probed is None else Sniffed(Kind.PICKLE, probed)
 
 

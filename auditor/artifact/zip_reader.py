@@ -33,7 +33,7 @@ _LONGEST_TAIL = 22 + 0xFFFF
 _ENCRYPTED, _STREAMED = 0x0001, 0x0008
 _GAP_BYTES = 16 << 20
 _LOCAL_FIELDS, _CENTRAL_FIELDS = struct.Struct("<5H3L2H"), struct.Struct("<6H3L5H2L")
-_SHORT_NAME = 128
+_SHORT_NAME, _MOST_HIDDEN, _OPEN_ENDED = 128, 2000, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +91,7 @@ def read_archive(source: ByteSource, limits: Limits = DEFAULT_LIMITS) -> Archive
 
 def _read_archive(source: ByteSource, limits: Limits) -> Archive:
     found: list[Problem] = []
-    start, size, count, shift = _end_record(source, found)
+    start, size, count, shift = _end_record(source, limits, found)
     listed = list(_central(source, start, size, shift, limits))
     if count != len(listed):
         found.append(
@@ -144,7 +144,7 @@ class _Entry:
     header: int
 
 
-def _end_record(source: ByteSource, found: list[Problem]) -> tuple[int, int, int, int]:
+def _end_record(source: ByteSource, limits: Limits, found: list[Problem]) -> tuple[int, int, int, int]:
     # Returns where the central directory starts, its size, its entries, and by how much all offsets are off.
     base = max(0, source.size - _LONGEST_TAIL)
     tail = source.read(base, _LONGEST_TAIL)
@@ -181,6 +181,8 @@ def _end_record(source: ByteSource, found: list[Problem]) -> tuple[int, int, int
     shift = position - size - start
     if shift:
         found.append(problem("zip.shifted", "medium", f"the archive begins {shift} bytes from where it says"))
+    if count > limits.zip_members:
+        raise MalformedArtifact(f"the zip archive has more than {limits.zip_members} members")
     if position < size:
         raise MalformedArtifact("not a readable zip archive: its central directory lies outside the file")
     return position - size, size, count, shift
@@ -309,18 +311,25 @@ def _unlisted(
 
 def _hidden(source: ByteSource, gap: bytes, start: int, room: int) -> Iterator[Member]:
     at = gap.find(_LOCAL)
+    # No lawful archive has one; beyond these the archive is broken all the same, and others have been looked at.
+    room, open_ended = min(room, _MOST_HIDDEN), _OPEN_ENDED
     while at >= 0 and room > 0:
         room -= 1
+        following = gap.find(_LOCAL, at + 4)
         if len(gap) >= at + 30:
             _, _, method, _, _, crc, stored, size, name_length, extra_length = _LOCAL_FIELDS.unpack_from(
                 gap, at + 4
             )
             offset = start + at + 30 + name_length + extra_length
-            # A streamed member has no size here; all that follows it in the gap is looked at.
-            stored = stored if 0 < stored <= source.size - offset else max(0, start + len(gap) - offset)
+            if not 0 < stored <= source.size - offset:
+                # A streamed member has no size here; all that follows it in the gap is looked at. Not for
+                # thousands of them, which would take time by the square of their number.
+                open_ended -= 1
+                end = len(gap) if open_ended >= 0 or following < 0 else following
+                stored = max(0, start + end - offset)
             name = _text(gap[at + 30 : at + 30 + name_length])
             yield Member(name, name, offset, stored, size, method, crc, listed=False)
-        at = gap.find(_LOCAL, at + 4)
+        at = following
 
 
 def _names(members: list[Member]) -> Iterator[Problem]:

@@ -42,7 +42,7 @@ _NUMBERS = re.compile(
 _OBJECTS = re.compile(rb"O|object|\\")
 _STORAGE_NAME = re.compile(r"(?:[^/]+/)?data/\d+")
 _ALSO_PICKLE = tuple(f"also reads as {kind}" for kind in sorted(_PICKLES))
-_RATIO_FLOOR = 16 << 20
+_RATIO_FLOOR, _OVERLAP_BYTES = 16 << 20, 256 << 20
 
 
 @dataclass(slots=True)
@@ -65,6 +65,7 @@ class Examination:
     pickles: int = 0
     opcodes: int = 0
     unpacked: int = 0
+    members: int = 0
     kind: str = ""
     root: Value | None = None
     stores: Stores = field(default_factory=Stores)
@@ -159,6 +160,9 @@ def _archive(exam: Examination, source: ByteSource, where: str, depth: int) -> N
         return
     for found in archive.problems:
         exam.note(found.code, found.severity, found.detail)
+    if any(found.code == "zip.overlap" for found in archive.problems):
+        # Overlapping members are how a few bytes become petabytes; enough is unpacked to name what they are.
+        exam.unpacked = max(exam.unpacked, exam.limits.unpacked_bytes - _OVERLAP_BYTES)
     for member in archive.members:
         _member(exam, source, member, where, depth)
     if not where:
@@ -168,6 +172,10 @@ def _archive(exam: Examination, source: ByteSource, where: str, depth: int) -> N
 def _member(exam: Examination, source: ByteSource, member: Member, where: str, depth: int) -> None:
     name = member.name if member.name == member.local_name else f"{member.name} (locally {member.local_name})"
     path = f"{where}!{name}" if where else name
+    exam.members += 1
+    if exam.members > exam.limits.zip_members:
+        exam.note("limit.zip_members", "high", f"more than {exam.limits.zip_members} members in all")
+        return
     try:
         content = _content(exam, source, member, path)
     except MalformedArtifact as error:
@@ -177,7 +185,9 @@ def _member(exam: Examination, source: ByteSource, member: Member, where: str, d
         storage = (
             bool(_STORAGE_NAME.fullmatch(member.name)) and member.name == member.local_name and member.listed
         )
-        _blob(exam, content, sniff_source(content), path, depth + 1, storage)
+        # An archive within an unlisted member would find the same unlisted members again.
+        inner = depth + 1 if member.listed else max(depth + 1, exam.limits.zip_depth)
+        _blob(exam, content, sniff_source(content), path, inner, storage)
 
 
 def _content(exam: Examination, source: ByteSource, member: Member, path: str) -> ByteSource | None:
@@ -185,6 +195,9 @@ def _content(exam: Examination, source: ByteSource, member: Member, path: str) -
     kept: list[bytes] = []
     size = crc = 0
     compressed = member.method != 0
+    if compressed and exam.unpacked > exam.limits.unpacked_bytes:
+        exam.note("limit.zip_bomb", "high", "the archive grows beyond what is unpacked")
+        return None
     for chunk in member_chunks(source, member):
         size += len(chunk)
         crc = zlib.crc32(chunk, crc)

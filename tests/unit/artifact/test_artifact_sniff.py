@@ -7,13 +7,13 @@ import os
 import pickle
 from pathlib import Path
 
-import artifact_crafting as craft
 import numpy as np
 import pytest
 
 from auditor.artifact.byte_source import ByteSource
 from auditor.artifact.sniff import Kind, sniff, sniff_source
 from auditor.errors import RefusedArtifact, UsageError
+from auditor.proving.scan import craft
 
 
 def _npy() -> bytes:

@@ -6,7 +6,6 @@ import json
 import struct
 from pathlib import Path
 
-import artifact_crafting as craft
 import pytest
 import safetensors
 from hypothesis import given, settings
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 from auditor.artifact.limits import Limits
 from auditor.artifact.safetensors_header import DTYPE_BITS, read_header
 from auditor.errors import MalformedArtifact, RefusedArtifact, UsageError
+from auditor.proving.scan import craft
 
 ONE = craft.entry(0, [1])
 DATA = b"\0" * 4
