@@ -32,7 +32,7 @@ def _no_network(*_: Any, **__: Any) -> Any:
 
 
 def _picklescan() -> Callable[[str], Verdict]:
-    from picklescan import scanner  # type: ignore[import-not-found]
+    from picklescan import scanner
 
     def scan(path: str) -> Verdict:
         # As its command line does: a folder by the names in it, a file by its content.
@@ -49,7 +49,7 @@ def _picklescan() -> Callable[[str], Verdict]:
 
 
 def _modelscan() -> Callable[[str], Verdict]:
-    from modelscan.modelscan import ModelScan  # type: ignore[import-not-found]
+    from modelscan.modelscan import ModelScan
 
     def scan(path: str) -> Verdict:
         scanner = ModelScan()
@@ -67,8 +67,8 @@ def _modelscan() -> Callable[[str], Verdict]:
 def _fickling() -> Callable[[str], Verdict]:
     import zipfile
 
-    from fickling.analysis import Severity  # type: ignore[import-not-found]
-    from fickling.loader import scan_file, scan_zip_archive  # type: ignore[import-not-found]
+    from fickling.analysis import Severity
+    from fickling.loader import scan_file, scan_zip_archive
 
     def scan(path: str) -> Verdict:
         found = []
@@ -86,7 +86,7 @@ def _fickling() -> Callable[[str], Verdict]:
 
 
 def _modelaudit() -> Callable[[str], Verdict]:
-    from modelaudit.core import determine_exit_code, scan_model_directory_or_file  # type: ignore[import-not-found]
+    from modelaudit.core import determine_exit_code, scan_model_directory_or_file
 
     def scan(path: str) -> Verdict:
         result = scan_model_directory_or_file(path, cache_enabled=False)

@@ -65,7 +65,7 @@ def find_peers(python: Path | None = None) -> dict[str, str]:
 
 def peer_verdicts(name: str, paths: Sequence[Path], python: Path | None = None) -> Iterator[PeerVerdict]:
     """Asks a scanner about each path; a path on which its process dies is an error, and the next go on."""
-    left = [str(path) for path in paths]
+    left = [str(path.absolute()) for path in paths]
     while left:
         begun = time.perf_counter()
         with _driver(name, "files", python) as process:

@@ -68,6 +68,7 @@ def prove_scan(
         OutputError: ``out`` cannot be written.
         AuditorError: the interpreter for the other scanners does not run.
     """
+    out = out.absolute()  # the other scanners run in a folder of their own
     versions = find_peers(python)
     specimens = [
         *(("hostile", each) for each in HOSTILE),
@@ -81,7 +82,7 @@ def prove_scan(
         for one in _verdicts(scanner, paths, out, python, versions.get(scanner, "")):
             told[one.path] = one
             progress(position * len(paths) + len(told), len(scanners) * len(paths), "verdicts")
-        lines += [_line(scanner, truth, each, told[str(paths[each.slug])]) for truth, each in specimens]
+        lines += [_line(scanner, truth, each, told[str(paths[each.slug])], out) for truth, each in specimens]
     timed = _timed(out, scanners, python, seed, progress) if speed else {}
     return _write(out, lines, timed, versions, n_benign, seed)
 
@@ -101,7 +102,7 @@ def _verdicts(
     ask: Callable[[Sequence[Path]], Iterator[PeerVerdict]] = our_verdicts
     if scanner != OURS:
         ask = lambda left: peer_verdicts(scanner, left, python)  # noqa: E731
-    with store.open("a", encoding="utf-8") as file:
+    with store.open("w" if scanner == OURS else "a", encoding="utf-8") as file:
         for verdict in ask(list(wanted.values())):
             file.write(json.dumps(asdict(verdict)) + "\n")
             file.flush()
@@ -120,10 +121,11 @@ def _read_lines(store: Path) -> list[PeerVerdict]:
     return found
 
 
-def _line(scanner: str, truth: str, each: Specimen, told: PeerVerdict) -> Line:
+def _line(scanner: str, truth: str, each: Specimen, told: PeerVerdict, out: Path) -> Line:
     wrong = truth == "benign" and told.verdict == "flagged" and scanner != OURS
+    detail = told.detail.replace(str(out / "files"), "")
     return Line(
-        scanner, each.slug, truth, each.theme, each.stands_for, told.verdict, told.seconds, told.detail,
+        scanner, each.slug, truth, each.theme, each.stands_for, told.verdict, told.seconds, detail,
         dispute(scanner, each) if wrong else "",
     )  # fmt: skip
 
