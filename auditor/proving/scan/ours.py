@@ -43,7 +43,7 @@ def our_folder_seconds(folder: Path, safety_only: bool) -> float:
         [*command, "--safety-only"] if safety_only else command, capture_output=True, text=True, check=False
     )
     seconds = time.perf_counter() - begun
-    if done.returncode not in (0, 4):
+    if done.returncode not in (0, 1, 4):
         raise AuditorError(f"auditor scan ended with {done.returncode}: {done.stderr[-300:]}")
     return seconds
 

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import platform
+import resource
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +29,7 @@ __all__ = ["Line", "prove_scan"]
 
 # Ours answers two questions: the one that the others answer, and what the file is besides.
 _FULL = "auditor, with identity"
+_PROCESSOR = ", processor"
 _SPEED_ROUNDS = {OURS: 5, _FULL: 5, "picklescan": 5, "modelscan": 2, "fickling": 2, "modelaudit": 2}
 
 
@@ -161,12 +163,22 @@ def _round(
         return kept
     names = [name for name in runners if number < _SPEED_ROUNDS[name]]
     turned = names[number % len(names) :] + names[: number % len(names)]
-    seconds = {name: runners[name]() for name in (turned if number % 2 == 0 else turned[::-1])}
+    seconds: dict[str, float] = {}
+    for name in turned if number % 2 == 0 else turned[::-1]:
+        before = _processor_seconds()
+        seconds[name] = runners[name]()
+        seconds[f"{name}{_PROCESSOR}"] = _processor_seconds() - before
     seconds["load"] = os.getloadavg()[0]
     store.parent.mkdir(parents=True, exist_ok=True)
     store.write_text(json.dumps(seconds), "utf-8")
     progress(number + 1, max(_SPEED_ROUNDS.values()), store.stem)
     return seconds
+
+
+def _processor_seconds() -> float:
+    """Of all processes that have ended so far, and of theirs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _write(
@@ -185,7 +197,7 @@ def _write(
         "benign files flagged by another scanner without a reason on file": len(_unexplained(lines)),
         "summary": summary,
         "speed": {
-            kind: {"seconds": rounds, "ratios": ratios(rounds, OURS, [*PEERS, _FULL])}
+            kind: {"rounds": rounds, "ratios": ratios(rounds, OURS, [*PEERS, _FULL])}
             for kind, rounds in timed.items()
         },
     }
@@ -253,20 +265,22 @@ def _rate_rows(lines: Sequence[Line]) -> Iterator[Row]:
 
 
 def _speed_rows(timed: Mapping[str, list[dict[str, float]]]) -> Iterator[Row]:
+    peers = list(PEERS)
     for kind, rounds in timed.items():
-        found = ratios(rounds, OURS, list(PEERS))
-        fastest = min(found, key=lambda name: found[name]["median"], default="")
-        for peer, one in found.items():
+        by_clock = ratios(rounds, OURS, peers)
+        fastest = min(by_clock, key=lambda name: by_clock[name]["median"], default="")
+        for peer in by_clock:
             target = RATIOS[kind] if peer == fastest else None
-            spread = Interval(
-                one["low"], one["high"], 0.5, "smallest to largest round", one["median"], one["rounds"]
-            )
-            yield row(f"seconds of {peer} / ours", f"{kind}, safety alone", spread, "x", target)
-        for peer, one in ratios(rounds, _FULL, list(PEERS)).items():
-            spread = Interval(
-                one["low"], one["high"], 0.5, "smallest to largest round", one["median"], one["rounds"]
-            )
-            yield row(f"seconds of {peer} / ours", f"{kind}, with identity", spread, "x")
+            yield _ratio_row(peer, f"{kind}, safety alone, by the clock", by_clock[peer], target)
+            told = ratios(rounds, OURS + _PROCESSOR, [peer + _PROCESSOR])
+            yield _ratio_row(peer, f"{kind}, safety alone, processor", told[peer + _PROCESSOR])
+            told = ratios(rounds, _FULL, [peer])
+            yield _ratio_row(peer, f"{kind}, with identity, by the clock", told[peer])
+
+
+def _ratio_row(peer: str, measure: str, one: Mapping[str, Any], target: float | None = None) -> Row:
+    spread = Interval(one["low"], one["high"], 0.5, "smallest to largest round", one["median"], one["rounds"])
+    return row(f"seconds of {peer} / ours", measure, spread, "x", target)
 
 
 def _csv(lines: Sequence[Line]) -> str:
