@@ -10,6 +10,7 @@ of an interpreter.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import socket
@@ -100,4 +101,7 @@ if __name__ == "__main__":
     # After the standard library, so that nothing beside the package can shadow a module of it.
     sys.path.append(sys.argv[1])
     _import_ahead()
+    # The children are too short-lived to collect cycles, and a collection would copy every page they share.
+    gc.disable()
+    gc.freeze()
     serve(socket.socket(fileno=0))
