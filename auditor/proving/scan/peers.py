@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -17,10 +18,13 @@ from pathlib import Path
 
 from auditor.errors import AuditorError
 
-__all__ = ["PEERS", "PeerVerdict", "find_peers", "peer_folder_seconds", "peer_verdicts"]
+__all__ = ["PEERS", "SECONDS_A_FILE", "PeerVerdict", "find_peers", "peer_folder_seconds", "peer_verdicts"]
 
 PEERS = ("picklescan", "modelscan", "fickling", "modelaudit")
 """Names on PyPI, which are the names of their modules."""
+
+SECONDS_A_FILE = 45.0
+"""The longest that a scanner is waited for on one file, by the clock, its start included."""
 
 _DRIVER = Path(__file__).with_name("peer_driver.py")
 _ASK = (
@@ -69,17 +73,20 @@ def peer_verdicts(name: str, paths: Sequence[Path], python: Path | None = None) 
     while left:
         begun = time.perf_counter()
         with _driver(name, "files", python) as process:
-            assert process.stdin is not None and process.stdout is not None
+            assert process.stdin is not None
             process.stdin.write(json.dumps(left))
             process.stdin.close()
-            for line in process.stdout:
+            for line in _lines(process):
                 verdict = PeerVerdict(**json.loads(line))
                 yield verdict
                 left.remove(verdict.path)
                 begun = time.perf_counter()
         if left:
             seconds = time.perf_counter() - begun
-            yield PeerVerdict(left.pop(0), "error", f"its process ended with {process.returncode}", seconds)
+            told = f"its process ended with {process.returncode}"
+            yield PeerVerdict(
+                left.pop(0), "error", told if seconds < SECONDS_A_FILE else "stopped: too long", seconds
+            )
 
 
 def peer_folder_seconds(name: str, folder: Path, python: Path | None = None) -> float:
@@ -95,6 +102,22 @@ def peer_folder_seconds(name: str, folder: Path, python: Path | None = None) -> 
     if process.returncode or '"done"' not in told:
         raise AuditorError(f"{name} did not get through the folder: {told[:200]}")
     return seconds
+
+
+def _lines(process: subprocess.Popen[str]) -> Iterator[str]:
+    """What a driver prints; it is killed when nothing comes for :data:`SECONDS_A_FILE`."""
+    assert process.stdout is not None
+    while True:
+        watch = threading.Timer(SECONDS_A_FILE, process.kill)
+        watch.start()
+        try:
+            line = process.stdout.readline()
+        finally:
+            watch.cancel()
+        # A line that was cut off by the end of the process is no verdict.
+        if not line.endswith("\n"):
+            return
+        yield line
 
 
 def _driver(name: str, mode: str, python: Path | None) -> subprocess.Popen[str]:

@@ -89,3 +89,22 @@ def test_a_run_that_was_stopped_is_gone_on_with(tmp_path: Path, monkeypatch: pyt
     assert {k: v for k, v in second["summary"]["picklescan"].items() if k != "seconds"} == {
         k: v for k, v in first["summary"]["picklescan"].items() if k != "seconds"
     }
+
+
+def test_a_scanner_that_hangs_or_dies_is_an_error_and_the_next_file_is_asked_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = tmp_path / "driver.py"
+    driver.write_text(
+        "import json, os, sys, time\n"
+        "for path in json.load(sys.stdin):\n"
+        "    if 'hang' in path: time.sleep(60)\n"
+        "    if 'die' in path: os._exit(3)\n"
+        "    print(json.dumps({'path': path, 'verdict': 'passed', 'detail': '', 'seconds': 0}), flush=True)\n"
+    )
+    monkeypatch.setattr("auditor.proving.scan.peers._DRIVER", driver)
+    monkeypatch.setattr("auditor.proving.scan.peers.SECONDS_A_FILE", 8.0)
+    paths = [tmp_path / name for name in ("a", "hang", "b", "die", "c")]
+    told = list(peer_verdicts("picklescan", paths))
+    assert [Path(one.path).name for one in told] == ["a", "hang", "b", "die", "c"]
+    assert [one.verdict for one in told] == ["passed", "error", "passed", "error", "passed"]
