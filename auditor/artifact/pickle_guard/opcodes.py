@@ -49,8 +49,16 @@ class Reader:
 
 def _fixed(layout: str) -> Callable[[Reader], Any]:
     packed = struct.Struct(layout)
-    unpack, size = packed.unpack, packed.size
-    return lambda reader: unpack(reader.take(size))[0]
+    unpack, size = packed.unpack_from, packed.size
+
+    def read(reader: Reader) -> Any:
+        at = reader.position
+        if at + size > len(reader.data):
+            raise BrokenPickle("the stream ends inside an argument")
+        reader.position = at + size
+        return unpack(reader.data, at)[0]
+
+    return read
 
 
 def _byte(reader: Reader) -> int:

@@ -23,11 +23,13 @@ __all__ = ["UNRESOLVED", "Reference", "Walk", "walk"]
 
 UNRESOLVED = "<unresolved>"
 
-_CONSTANTS = frozenset(
-    {"FLOAT", "BINFLOAT", "INT", "LONG", "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "NONE"}
-    | {"STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
+_TEXTS = frozenset(
+    {"STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
     | {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"}
 )
+_CONSTANTS = _TEXTS | {
+    *("FLOAT", "BINFLOAT", "INT", "LONG", "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "NONE"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +109,8 @@ class _Machine:
         """Follows opcodes to STOP or to the limit."""
         reader, result, decoders = self.reader, self.result, _DECODERS
         data, size = reader.data, len(reader.data)
+        stack, memo, marks = self.stack, self.memo, self.marks
+        put, get, number = _Machine.put, _Machine.get, _Machine.number
         while result.opcodes < max_opcodes:
             self.offset = at = reader.position
             if at >= size:
@@ -117,11 +121,21 @@ class _Machine:
                 raise BrokenPickle(f"byte 0x{data[at]:02x} is not an opcode")
             self.opcode, read, step = decoder
             result.opcodes += 1
-            argument = None if read is None else read(reader)
-            if step is None:
+            argument: Any = None if read is None else read(reader)
+            # Three opcodes of four are these; they are followed here, without a call.
+            if step is put and argument >= 0:
+                if len(stack) <= (marks[-1] if marks else 0):
+                    raise BrokenPickle("the stack is empty")
+                memo[argument] = stack[-1]
+            elif step is get and argument in memo:
+                stack.append(memo[argument])
+            elif step is number:
+                stack.append(argument)
+            elif step is None:
                 result.root = self.pop()
                 return
-            step(self, argument)
+            else:
+                step(self, argument)
         result.exhausted = True
 
     def push(self, value: Value) -> None:
@@ -184,6 +198,9 @@ class _Machine:
                 data = value
             if data[:1] == b"\x80" or b"\n" in data[:4096]:
                 self.result.constants.append((self.offset, data))
+
+    def number(self, value: Any) -> None:
+        self.stack.append(value)
 
     def get(self, index: int) -> None:
         if index not in self.memo:
@@ -350,7 +367,7 @@ def _decoder(code: int) -> tuple[str, Callable[[Reader], Any] | None, Callable[[
     if name == "STOP":
         return name, read, None
     if name in _CONSTANTS:
-        return name, read, _Machine.constant
+        return name, read, _Machine.constant if name in _TEXTS else _Machine.number
     return name, read, _STEPS[name]
 
 
