@@ -93,8 +93,10 @@ def _import_ahead() -> None:
     # Here and not in the children, which would each do it again.
     import resource  # noqa: F401
 
-    import auditor.artifact.pickle_guard.convert
-    import auditor.artifact.pickle_guard.examine  # noqa: F401
+    import auditor.artifact.pickle_guard.convert  # noqa: F401
+    from auditor.artifact.pickle_guard.warmup import warm_up
+
+    warm_up()
 
 
 if __name__ == "__main__":
