@@ -199,7 +199,7 @@ def _pickle(source: ByteSource, head: bytes) -> Sniffed | None:
         # A first line longer than a page hides what follows it.
         longer = source.read(0, _LONG_HEAD)
         probed = probe_pickle(longer, source.size <= len(longer))
-        if probed is None and is_cut_line(longer):
+        if probed is None and len(longer) < source.size and is_cut_line(longer):
             probed = "a line of text as an old pickle protocol has them, longer than any text's"
     return None if probed is None else Sniffed(Kind.PICKLE, probed)
 

@@ -193,6 +193,7 @@ def _write(
         "not run": ", ".join(name for name in PEERS if name not in versions) or "none",
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()) or "none",
         "machine": f"{os.cpu_count()} processors, Python {platform.python_version()}",
+        "load while timed": _load(timed),
         "caught by another scanner and passed by ours": len(_missed(lines)),
         "benign files flagged by another scanner without a reason on file": len(_unexplained(lines)),
         "summary": summary,
@@ -207,6 +208,11 @@ def _write(
     _replace(table, _summary_markdown(summary, versions) + table.read_text("utf-8"))
     _replace(out / "scan_files.csv", _csv(lines))
     return record
+
+
+def _load(timed: Mapping[str, list[dict[str, float]]]) -> str:
+    found = [one["load"] for rounds in timed.values() for one in rounds if "load" in one]
+    return f"{min(found):.1f} to {max(found):.1f} processes wanting a processor" if found else "not timed"
 
 
 def _missed(lines: Sequence[Line]) -> list[str]:

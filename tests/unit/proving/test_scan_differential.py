@@ -98,8 +98,8 @@ def test_a_scanner_that_hangs_or_dies_is_an_error_and_the_next_file_is_asked_abo
     driver.write_text(
         "import json, os, sys, time\n"
         "for path in json.load(sys.stdin):\n"
-        "    if 'hang' in path: time.sleep(60)\n"
-        "    if 'die' in path: os._exit(3)\n"
+        "    if path.endswith('/hang'): time.sleep(60)\n"
+        "    if path.endswith('/die'): os._exit(3)\n"
         "    print(json.dumps({'path': path, 'verdict': 'passed', 'detail': '', 'seconds': 0}), flush=True)\n"
     )
     monkeypatch.setattr("auditor.proving.scan.peers._DRIVER", driver)
