@@ -31,16 +31,29 @@ class ByteSource:
     def __init__(self, data: bytes | int, start: int = 0, size: int | None = None) -> None:
         self._data = data
         self._start = start
+        # What readers of the same bytes need not work out again; read_archive keeps its outcome here.
+        self.known: dict[object, object] = {}
         whole = os.fstat(data).st_size if isinstance(data, int) else len(data)
         self.size = max(0, whole - start if size is None else min(size, whole - start))
 
+    @classmethod
+    def snapshot(cls, fd: int, up_to: int) -> ByteSource:
+        """A window on the whole of an open file; on a copy in memory if it has at most ``up_to`` bytes.
+
+        A copy is quicker to read in pieces, and every reading of it sees the same bytes.
+        """
+        source = cls(fd)
+        return cls(source.read(0, source.size)) if source.size <= up_to else source
+
     def read(self, offset: int, length: int) -> bytes:
         """Returns up to ``length`` bytes from ``offset``; fewer at the end of the window."""
-        length = min(length, self.size - offset)
+        left = self.size - offset
+        if length > left:
+            length = left
         if offset < 0 or length <= 0:
             return b""
         begin = self._start + offset
-        if not isinstance(self._data, int):
+        if isinstance(self._data, bytes):
             return self._data[begin : begin + length]
         pieces: list[bytes] = []
         while length > 0:

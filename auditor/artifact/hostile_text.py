@@ -12,12 +12,17 @@ from collections.abc import Iterable, Mapping
 
 from auditor.artifact.problems import Problem, Severity, problem
 
-__all__ = ["confusable_letters", "mapping_problems", "text_codes", "text_problems"]
+__all__ = ["SPELLING_JOINER", "confusable_letters", "mapping_problems", "text_codes", "text_problems"]
 
 _TAGS = "script|iframe|svg|math|style|form|body|html|template"
 # Harmless without attributes, and then a usual name for a placeholder token: real files hold "<embed>".
 _TAGS_WITH_ATTRIBUTES = "img|object|embed|link|meta|input|base|video|audio|details|a"
 _EVENTS = "error|load|click|mouseover|mouseenter|focus|toggle|begin|animationstart|pointerover"
+
+# Persian, Urdu and the Indic scripts spell with zero-width joiners, and emoji are composed with one.
+_JOINING = "\u0620-\u06d3\u0750-\u077f\u08a0-\u08c9\u0900-\u0dff\u0f00-\u109f\ufb50-\ufdfb\ufe70-\ufefc"
+SPELLING_JOINER = re.compile(f"(?<=[{_JOINING}])[\u200c\u200d]|(?<=[\u2190-\u2bff\ufe0f\U0001f000-\U0001faff])\u200d")
+"""A joiner where ordinary spelling puts one, so that it hides nothing."""
 
 # code -> (severity, pattern, what a reader is told)
 _PATTERNS: dict[str, tuple[Severity, re.Pattern[str], str]] = {
@@ -35,7 +40,8 @@ _PATTERNS: dict[str, tuple[Severity, re.Pattern[str], str]] = {
     "text.zero_width": (
         "medium",
         re.compile(
-            "[\u00ad\u180e\u200b\u200c\u2060-\u2064\ufeff\U000e0000-\U000e007f]|(?<![\u2190-\U0010ffff])\u200d"
+            "[\u00ad\u180e\u200b\u2060-\u2064\ufeff\U000e0000-\U000e007f]"
+            f"|(?<![{_JOINING}])\u200c|(?<![{_JOINING}\u2190-\U0010ffff])\u200d"
         ),
         "zero-width characters",
     ),

@@ -13,17 +13,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
 
-from auditor.artifact.adapter import Adapter
-from auditor.artifact.card import card_beside
-from auditor.artifact.checkpoint import is_checkpoint, match_checkpoint
-from auditor.artifact.claim_checks import check_claims
-from auditor.artifact.claims import ClaimCheck, Claims, parse_claims
-from auditor.artifact.dduf import read_dduf
-from auditor.artifact.dialects import Context, read_adapter
-from auditor.artifact.family import FamilyMatch
-from auditor.artifact.gguf import read_gguf
 from auditor.artifact.limits import DEFAULT_LIMITS, Limits
 from auditor.artifact.model_dir import (
     PICKLE_KINDS,
@@ -33,19 +24,30 @@ from auditor.artifact.model_dir import (
     list_files,
     read_model_directory,
 )
-from auditor.artifact.peft_config import config_problems, read_config
 from auditor.artifact.problems import Problem, problem
-from auditor.artifact.quantised import quantised_folder, quantised_note, quantised_tensors
-from auditor.artifact.records import FileRecord, data_section_sha256, record_file, record_safetensors
-from auditor.artifact.sniff import Kind, sniff
-from auditor.artifact.tensors import FileTensors
-from auditor.artifact.triggers import trigger_problems
-from auditor.errors import MalformedArtifact, RefusedArtifact, UnsupportedArtifact, UsageError
+from auditor.artifact.records import (
+    FileRecord,
+    data_section_sha256,
+    record_converted,
+    record_file,
+    record_safetensors,
+)
+from auditor.artifact.sniff import Kind, Sniffed, sniff
+from auditor.errors import AuditorError, MalformedArtifact, RefusedArtifact, UnsupportedArtifact, UsageError
 from auditor.text import inert
+
+if TYPE_CHECKING:
+    from auditor.artifact.adapter import Adapter
+    from auditor.artifact.claims import ClaimCheck, Claims
+    from auditor.artifact.family import FamilyMatch
+    from auditor.artifact.pickle_guard import Guard
+    from auditor.artifact.tensors import FileTensors
 
 __all__ = ["Identified", "identify"]
 
-ArtifactKind: TypeAlias = Literal["adapter", "checkpoint", "model_folder", "refused", "unsupported"]
+ArtifactKind: TypeAlias = Literal[
+    "adapter", "checkpoint", "model_folder", "refused", "unsupported", "weights"
+]
 BaseModules: TypeAlias = Mapping[str, Mapping[str, tuple[int, ...]]]
 
 # Names that loaders look for in a folder, in their order; any other single weight file is taken as well.
@@ -82,7 +84,8 @@ class Identified:
     Attributes:
         path: as given.
         kind: ``adapter``; ``checkpoint`` (a whole model in one file); ``model_folder``; ``refused`` (a pickle
-            that the guard does not allow); ``unsupported`` (named in :attr:`unsupported`).
+            that the guard does not allow); ``unsupported`` (named in :attr:`unsupported`); ``weights`` (tensors
+            whose meaning was not asked for).
         files: every weight file looked at, the one that was read first.
         adapter: only for ``adapter``.
         checks: each claim beside what was measured.
@@ -157,7 +160,11 @@ class Identified:
 
 
 def identify(
-    path: str | Path, limits: Limits = DEFAULT_LIMITS, base: BaseModules | None = None
+    path: str | Path,
+    limits: Limits = DEFAULT_LIMITS,
+    base: BaseModules | None = None,
+    guard: Guard | None = None,
+    meaning: bool = True,
 ) -> Identified:
     """Says what a file or folder is, reading no more of it than that takes.
 
@@ -166,6 +173,8 @@ def identify(
         limits: caps on what is read.
         base: component to module path to weight shape of a base that was named, for adapters of no known
             family.
+        guard: one that is running already, for many files; by default one is started for each pickle.
+        meaning: whether to work out what the tensors of a file are; without, only whether it is safe to open.
 
     Raises:
         UsageError: there is no such path, or it cannot be read.
@@ -176,12 +185,12 @@ def identify(
     path = Path(path)
     sniffed = sniff(path)
     if sniffed.kind is Kind.DIRECTORY:
-        return _folder(path, limits, base)
+        return _folder(path, limits, base, guard)
     notes = tuple(problem("sniff.note", "medium", note) for note in sniffed.notes)
+    reading = _Reading(path, limits, base, guard, meaning)
     if sniffed.kind is Kind.SAFETENSORS:
-        return _Reading(path, limits, base).safetensors(path, notes)
-    record = record_file(path, limits)
-    return _Reading(path, limits, base).other(path, record)
+        return reading.safetensors(path, notes)
+    return reading.other(path, sniffed)
 
 
 @dataclass
@@ -191,17 +200,22 @@ class _Reading:
     path: Path
     limits: Limits
     base: BaseModules | None
+    guard: Guard | None = None
+    meaning: bool = True
     config: Mapping[str, Any] | None = None
     extra: tuple[FileRecord, ...] = ()
     problems: tuple[Problem, ...] = ()
     stack: ExitStack = field(default_factory=ExitStack)
 
-    def other(self, path: Path, record: FileRecord) -> Identified:
+    def other(self, path: Path, sniffed: Sniffed) -> Identified:
         """Anything but safetensors."""
+        if sniffed.kind in PICKLE_KINDS and self.meaning:
+            return self._pickle(path, sniffed)
+        record = record_file(path, self.limits, guard=self.guard, sniffed=sniffed)
         if record.refused:
             return self._done("refused", (record,))
-        if record.kind in PICKLE_KINDS and record.pickle is not None:
-            return self._converted(path, record)
+        if record.kind in PICKLE_KINDS and not self.meaning:
+            return self._done("weights", (record,))
         told = self._not_read(path, record.kind)
         return self._done("unsupported", (record,), unsupported=f"'{inert(path.name)}' is {told}")
 
@@ -211,8 +225,12 @@ class _Reading:
         summary = ""
         try:
             if kind is Kind.GGUF:
+                from auditor.artifact.gguf import read_gguf
+
                 summary = f" ({read_gguf(path, self.limits).told})"
             elif kind is Kind.DDUF:
+                from auditor.artifact.dduf import read_dduf
+
                 found = read_dduf(path, self.limits)
                 summary, self.problems = f" ({found.told})", (*self.problems, *found.problems)
         except (MalformedArtifact, RefusedArtifact, UnsupportedArtifact) as error:
@@ -226,21 +244,23 @@ class _Reading:
         with self.stack as stack:
             return self._opened(stack, path, None, notes)
 
-    def _converted(self, path: Path, record: FileRecord) -> Identified:
-        from auditor.artifact.pickle_guard import convert_allowed
-
+    def _pickle(self, path: Path, sniffed: Sniffed) -> Identified:
         with self.stack as stack:
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="auditor-")))
-            try:
-                converted = convert_allowed(path, folder, self.limits)
-            except UnsupportedArtifact as error:
-                return self._done("unsupported", (record,), unsupported=str(error))
+            record, converted = record_converted(path, sniffed, self.limits, folder, self.guard)
+            if converted is None:
+                return self._done("refused", (record,))
+            if isinstance(converted, UnsupportedArtifact):
+                return self._done("unsupported", (record,), unsupported=str(converted))
+            if isinstance(converted, AuditorError):
+                raise converted
             return self._opened(stack, converted, record, ())
 
     def _opened(
         self, stack: ExitStack, path: Path, pickle: FileRecord | None, notes: tuple[Problem, ...]
     ) -> Identified:
         from auditor.artifact.safetensors_file import SafetensorsFile
+        from auditor.artifact.tensors import FileTensors
 
         file = stack.enter_context(SafetensorsFile(path, self.limits))
         record = record_safetensors(file, path.name, notes)
@@ -250,11 +270,20 @@ class _Reading:
                 pickle, tensor_hash=record.tensor_hash, tensors=record.tensors, nonfinite=record.nonfinite,
                 problems=(*pickle.problems, *record.problems),
             )  # fmt: skip
-        result = self._read(FileTensors(file), record, path)
+        result = self._read(FileTensors(file), record, path) if self.meaning else self._done("weights", (record,))
         result._open = stack.pop_all()
         return result
 
     def _read(self, source: FileTensors, record: FileRecord, path: Path) -> Identified:
+        # What a tensor means takes longer to import than a file to check.
+        from auditor.artifact.card import card_beside
+        from auditor.artifact.checkpoint import is_checkpoint, match_checkpoint
+        from auditor.artifact.claim_checks import check_claims
+        from auditor.artifact.claims import parse_claims
+        from auditor.artifact.dialects import Context, read_adapter
+        from auditor.artifact.quantised import quantised_note, quantised_tensors
+        from auditor.artifact.triggers import trigger_problems
+
         card, card_problems = card_beside(self.path)
         claims = parse_claims(source.metadata, self.config, card)
         self.problems = (*self.problems, *card_problems, *claims.problems, *trigger_problems(claims.triggers))
@@ -281,10 +310,13 @@ def _data_hash(claims: Claims, path: Path, record: FileRecord) -> str | None:
     return data_section_sha256(path, record.sha256)
 
 
-def _folder(folder: Path, limits: Limits, base: BaseModules | None) -> Identified:
+def _folder(folder: Path, limits: Limits, base: BaseModules | None, guard: Guard | None) -> Identified:
+    from auditor.artifact.peft_config import config_problems, read_config
+    from auditor.artifact.quantised import quantised_folder, quantised_note
+
     if (folder / "model_index.json").is_file():
         directory = read_model_directory(folder)
-        files = tuple(record_file(folder / name, limits, name) for name in directory.weights)
+        files = tuple(record_file(folder / name, limits, name, guard) for name in directory.weights)
         kind: ArtifactKind = "refused" if any(record.refused for record in files) else "model_folder"
         schemes = quantised_folder(folder).items()
         problems = (*directory.problems, *(quantised_note(found, name) for name, found in schemes))
@@ -304,13 +336,14 @@ def _folder(folder: Path, limits: Limits, base: BaseModules | None) -> Identifie
             f"'{inert(str(folder))}' holds no model: no model_index.json, adapter_config.json or weight file"
         )
     reading = _Reading(
-        folder, limits, base, config,
-        extra=tuple(record_file(folder / name, limits) for name in weights if name != chosen),
+        folder, limits, base, guard, True, config,
+        extra=tuple(record_file(folder / name, limits, guard=guard) for name in weights if name != chosen),
         problems=(*file_problems(folder, names), *config_problems(config or {})),
     )  # fmt: skip
     if any(record.refused for record in reading.extra):
         told = "another file of the folder holds a pickle that is not allowed; a loader may open it"
         reading.problems = (*reading.problems, problem("folder.refused_file", "high", told))
-    if sniff(folder / chosen).kind is Kind.SAFETENSORS:
+    sniffed = sniff(folder / chosen)
+    if sniffed.kind is Kind.SAFETENSORS:
         return reading.safetensors(folder / chosen)
-    return reading.other(folder / chosen, record_file(folder / chosen, limits))
+    return reading.other(folder / chosen, sniffed)

@@ -135,6 +135,8 @@ def _file_problems(folder: Path, files: tuple[str, ...]) -> Iterator[Problem]:
             yield problem(
                 "model.code", "high", f"'{name}' is code; it is not run, and loaders may be asked to run it"
             )
+        if name.endswith(".index.json") and path.is_file():
+            yield from _shard_problems(path, name)
         if _CONFIG.fullmatch(path.name) and path.is_file():
             try:
                 config = read_json_object(path)
@@ -148,12 +150,31 @@ def _file_problems(folder: Path, files: tuple[str, ...]) -> Iterator[Problem]:
                     )
 
 
+def _shard_problems(path: Path, name: str) -> Iterator[Problem]:
+    try:
+        shards = read_json_object(path).get("weight_map", {})
+    except MalformedArtifact as error:
+        yield problem("model.config", "low", str(error))
+        return
+    named = set(map(str, shards.values())) if isinstance(shards, dict) else {str(shards)}
+    led = sorted(shard for shard in named if not _is_inside(shard))
+    if led:
+        yield problem("model.shard_path", "high", f"'{name}' names the shard '{led[0]}', which is not in its folder")
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a name that a loader joins to a folder stays in it."""
+    return not name.startswith(("/", "~")) and ".." not in name.replace("\\", "/").split("/") and ":" not in name[:2]
+
+
 def _component_problems(name: str, value: list[Any], folder: Path) -> Iterator[Problem]:
     if len(value) != 2 or not all(isinstance(v, str) or v is None for v in value):
         yield problem(
             "model.component", "high", f"component '{name}' is {value!r}, not a pair of library and class"
         )
         return
+    if not _is_inside(name):
+        yield problem("model.component", "high", f"component '{name}' names a path, and may lead out of the folder")
     library, kind = value
     if library is None or kind is None:
         if name == "safety_checker":

@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING
 
 from auditor.artifact.limits import Limits
 from auditor.artifact.problems import Problem, problem
-from auditor.artifact.sniff import Kind, sniff
-from auditor.errors import MalformedArtifact, RefusedArtifact, UnsupportedArtifact
+from auditor.artifact.sniff import Kind, Sniffed, sniff
+from auditor.errors import AuditorError, MalformedArtifact, RefusedArtifact, UnsupportedArtifact
 from auditor.text import inert
 
 if TYPE_CHECKING:
-    from auditor.artifact.pickle_guard import PickleReport
+    from auditor.artifact.pickle_guard import Guard, PickleReport
     from auditor.artifact.safetensors_file import NonFinite, SafetensorsFile
 
-__all__ = ["FileRecord", "data_section_sha256", "record_file", "record_safetensors"]
+__all__ = ["FileRecord", "data_section_sha256", "record_converted", "record_file", "record_safetensors"]
 
 _GUARDED = frozenset(
     {Kind.TORCH_ZIP, Kind.TORCH_LEGACY, Kind.PICKLE, Kind.ZIP, Kind.NPZ, Kind.NPY, Kind.DDUF}
+    | {Kind.SEVEN_ZIP, Kind.ARCHIVE}
 )
 _CHUNK = 1 << 20
 
@@ -57,11 +58,25 @@ class FileRecord:
         return self.pickle is not None and self.pickle.verdict != "allowed"
 
 
-def record_file(path: Path, limits: Limits, name: str | None = None) -> FileRecord:
-    """Examines one file of any kind; a broken safetensors file inside a folder is recorded, not raised."""
-    sniffed = sniff(path)
+def record_file(
+    path: Path,
+    limits: Limits,
+    name: str | None = None,
+    guard: Guard | None = None,
+    sniffed: Sniffed | None = None,
+) -> FileRecord:
+    """Examines one file of any kind; a broken safetensors file inside a folder is recorded, not raised.
+
+    Args:
+        path: the file.
+        limits: caps.
+        name: shown instead of the file's own.
+        guard: one that is running already, for many files.
+        sniffed: what the file is, if that is known already.
+    """
+    sniffed = sniff(path) if sniffed is None else sniffed
     name = path.name if name is None else name
-    notes = tuple(problem("sniff.note", "medium", note) for note in sniffed.notes)
+    notes = _notes(sniffed)
     if sniffed.kind is Kind.SAFETENSORS:
         from auditor.artifact.safetensors_file import SafetensorsFile
 
@@ -75,15 +90,33 @@ def record_file(path: Path, limits: Limits, name: str | None = None) -> FileReco
         from auditor.artifact.pickle_guard import inspect_pickle
 
         try:
-            report = inspect_pickle(path, limits)
+            return _record_pickle(name, sniffed, inspect_pickle(path, limits, guard))
         except UnsupportedArtifact:
-            report = None
-        if report is not None:
-            problems = (*notes, *report.problems)
-            return FileRecord(
-                name, sniffed.kind, report.file_bytes, report.sha256, pickle=report, problems=problems
-            )
+            pass
     return FileRecord(name, sniffed.kind, path.stat().st_size, _sha256(path, limits), problems=notes)
+
+
+def record_converted(
+    path: Path, sniffed: Sniffed, limits: Limits, folder: Path, guard: Guard | None = None
+) -> tuple[FileRecord, Path | AuditorError | None]:
+    """The record of a file of pickles, and its tensors as a safetensors file in ``folder``.
+
+    Returns:
+        The record; and the file, or why an allowed file has none, or None if it is not allowed.
+    """
+    from auditor.artifact.pickle_guard import inspect_and_convert
+
+    report, converted = inspect_and_convert(path, folder, limits, guard)
+    return _record_pickle(path.name, sniffed, report), converted
+
+
+def _record_pickle(name: str, sniffed: Sniffed, report: PickleReport) -> FileRecord:
+    problems = (*_notes(sniffed), *report.problems)
+    return FileRecord(name, sniffed.kind, report.file_bytes, report.sha256, pickle=report, problems=problems)
+
+
+def _notes(sniffed: Sniffed) -> tuple[Problem, ...]:
+    return tuple(problem("sniff.note", "medium", note) for note in sniffed.notes)
 
 
 def record_safetensors(file: SafetensorsFile, name: str, notes: tuple[Problem, ...] = ()) -> FileRecord:

@@ -229,25 +229,24 @@ def _metadata(value: object, limits: Limits) -> dict[str, str]:
 
 
 def _spec(name: str, entry: object, limits: Limits) -> TensorSpec:
-    shown = inert(name)
     _check_encodable(name)
     if len(name) > limits.name_length:
         _reject(f"a tensor name is longer than {limits.name_length} characters")
     if not isinstance(entry, dict) or entry.keys() != {"dtype", "shape", "data_offsets"}:
-        _reject(f"the entry of tensor '{shown}' is not exactly dtype, shape and data_offsets")
+        _reject(f"the entry of tensor '{inert(name)}' is not exactly dtype, shape and data_offsets")
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPE_BITS:
-        _reject(f"tensor '{shown}' has the unknown dtype '{inert(str(dtype), 24)}'")
+        _reject(f"tensor '{inert(name)}' has the unknown dtype '{inert(str(dtype), 24)}'")
     if not isinstance(shape, list) or not all(type(size) is int and size < _MAX_DIMENSION for size in shape):
-        _reject(f"the shape of tensor '{shown}' is not a list of sizes below 2**40")
+        _reject(f"the shape of tensor '{inert(name)}' is not a list of sizes below 2**40")
     if len(shape) > limits.dims:
-        _reject(f"tensor '{shown}' has {len(shape)} dimensions and the cap is {limits.dims}")
+        _reject(f"tensor '{inert(name)}' has {len(shape)} dimensions and the cap is {limits.dims}")
     if (
         not isinstance(offsets, list)
         or len(offsets) != 2
         or not all(type(offset) is int for offset in offsets)
     ):
-        _reject(f"the data_offsets of tensor '{shown}' are not two integers")
+        _reject(f"the data_offsets of tensor '{inert(name)}' are not two integers")
     spec = TensorSpec(name, dtype, tuple(shape), *offsets)
     _check_size(spec)
     return spec
@@ -296,7 +295,7 @@ def _oddities(header: Header, limits: Limits) -> tuple[Problem, ...]:
             problem("safetensors.large_header", "low", f"the header takes {header.header_bytes} bytes")
         )
     if not header.tensors:
-        found.append(problem("safetensors.no_tensors", "medium", "the file holds no tensors"))
+        found.append(problem("safetensors.no_tensors", "low", "the file holds no tensors"))
     empty = sum(spec.nbytes == 0 for spec in header.tensors.values())
     if empty:
         found.append(problem("safetensors.empty_tensor", "low", f"{empty} tensors hold no elements"))

@@ -5,22 +5,25 @@ Only the first and last pages of a file and, for zip archives, the central direc
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from auditor.artifact.byte_source import ByteSource, open_source
+from auditor.artifact.byte_source import ByteSource, open_regular
 from auditor.artifact.limits import DEFAULT_LIMITS
-from auditor.artifact.pickle_guard.probe import probe_pickle
+from auditor.artifact.pickle_guard.opcodes import OPCODES
+from auditor.artifact.pickle_guard.probe import is_cut_line, probe_pickle
 from auditor.artifact.zip_reader import has_end_record, read_archive
 from auditor.errors import MalformedArtifact
 from auditor.text import inert
 
 __all__ = ["Kind", "Sniffed", "sniff", "sniff_source"]
 
-_HEAD = 1 << 16
+_LONG_HEAD = 8 << 20
+_HEAD, _SMALL, _REMEMBERED = 1 << 16, 1 << 20, 4096
 
 
 class Kind(StrEnum):
@@ -62,6 +65,10 @@ class Sniffed:
     notes: tuple[str, ...] = ()
 
 
+# Of unchanged files: a walk over a folder and what it leads to ask several times. Who examines the content
+# itself, the pickle guard above all, asks the bytes anew.
+_RECENT: dict[tuple[int, ...], Sniffed] = {}
+
 # (offset, magic, kind, what it is)
 _MAGICS: tuple[tuple[int, bytes, Kind, str], ...] = (
     (0, b"GGUF", Kind.GGUF, "GGUF magic"),
@@ -82,8 +89,11 @@ _MAGICS: tuple[tuple[int, bytes, Kind, str], ...] = (
     (0, b"MM\0*", Kind.IMAGE, "TIFF magic"),
 )
 
+# All of them at once: most of what is looked at, a storage of numbers, begins with none.
+_ANY_MAGIC = re.compile(b"|".join(b".{%d}%b" % (at, re.escape(magic)) for at, magic, _, _ in _MAGICS), re.S)
 _TORCH_MAGIC = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
 _HTML = re.compile(rb"\A(?:\xef\xbb\xbf)?\s{0,64}(?:<!doctype\s+html|<html|<head|<script|<\?xml|<svg)", re.I)
+_CONTROL = re.compile("[\x00-\x08\x0b\x0e-\x1f]")
 _JSON_START = re.compile(rb"\{[ \t\r\n]*[\"}]")
 
 
@@ -102,8 +112,17 @@ def sniff(path: str | Path) -> Sniffed:
     """
     if Path(path).is_dir():
         return Sniffed(Kind.DIRECTORY, "a directory")
-    with open_source(path) as source:
-        return sniff_source(source)
+    fd = open_regular(path)
+    try:
+        status = os.fstat(fd)
+        unchanged = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+        if unchanged not in _RECENT:
+            if len(_RECENT) >= _REMEMBERED:
+                _RECENT.clear()
+            _RECENT[unchanged] = sniff_source(ByteSource.snapshot(fd, _SMALL))
+        return _RECENT[unchanged]
+    finally:
+        os.close(fd)
 
 
 def sniff_source(source: ByteSource) -> Sniffed:
@@ -113,8 +132,11 @@ def sniff_source(source: ByteSource) -> Sniffed:
     head = source.read(0, _HEAD)
     readings = [reading for detect in _DETECTORS if (reading := detect(source, head)) is not None]
     if not readings:
-        return Sniffed(Kind.UNKNOWN, f"no known format begins with {inert(head[:8].hex(' '))}")
+        return Sniffed(Kind.UNKNOWN, f"no known format begins with {head[:8].hex(' ')}")
     first, *others = readings
+    if first.kind is Kind.SAFETENSORS and head[:1] == b"\x80" and head[2] not in OPCODES:
+        # A header length of 0x280, say, is PROTO 2; then comes a zero, at which every unpickler stops.
+        others = [other for other in others if other.kind is not Kind.PICKLE]
     also = tuple(f"also reads as {other.kind}: {other.evidence}" for other in others)
     return Sniffed(first.kind, first.evidence, first.notes + also)
 
@@ -132,10 +154,9 @@ def _safetensors(source: ByteSource, head: bytes) -> Sniffed | None:
 
 
 def _magic(source: ByteSource, head: bytes) -> Sniffed | None:
-    for offset, magic, kind, evidence in _MAGICS:
-        if head.startswith(magic, offset):
-            return Sniffed(kind, evidence)
-    return None
+    if not _ANY_MAGIC.match(head):
+        return None
+    return next(Sniffed(kind, told) for at, magic, kind, told in _MAGICS if head.startswith(magic, at))
 
 
 def _zip(source: ByteSource, head: bytes) -> Sniffed | None:
@@ -172,7 +193,14 @@ def _archive_kind(names: list[str], methods: set[int]) -> tuple[Kind, str]:
 def _pickle(source: ByteSource, head: bytes) -> Sniffed | None:
     if _TORCH_MAGIC in head[:32] and head[:1] in b"\x80\x8a":
         return Sniffed(Kind.TORCH_LEGACY, "the magic number of old torch files, pickled")
-    probed = probe_pickle(head, whole=source.size <= len(head))
+    whole = source.size <= len(head)
+    probed = probe_pickle(head, whole)
+    if probed is None and not whole and is_cut_line(head):
+        # A first line longer than a page hides what follows it.
+        longer = source.read(0, _LONG_HEAD)
+        probed = probe_pickle(longer, source.size <= len(longer))
+        if probed is None and len(longer) < source.size and is_cut_line(longer):
+            probed = "a line of text as an old pickle protocol has them, longer than any text's"
     return None if probed is None else Sniffed(Kind.PICKLE, probed)
 
 
@@ -208,7 +236,7 @@ def _mostly_text(data: bytes) -> bool:
         if error.start < len(data) - 3 or len(data) < _HEAD:
             return False
         text = data[: error.start].decode("utf-8")
-    return not any(char < " " and char not in "\t\n\r\f" for char in text)
+    return not _CONTROL.search(text)
 
 
 # In the order in which a reading wins; the others become notes.

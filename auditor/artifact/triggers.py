@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from auditor.artifact.hostile_text import confusable_letters
+from auditor.artifact.hostile_text import SPELLING_JOINER, confusable_letters
 from auditor.artifact.problems import Problem, problem
 
 __all__ = ["Trigger", "declared_triggers", "odd_characters", "trigger_problems"]
@@ -89,7 +89,7 @@ def odd_characters(text: str) -> tuple[str, ...]:
         none, in whatever single script it is written.
     """
     notes = list(confusable_letters(text))
-    for char in sorted(set(text)):
+    for char in sorted(set(SPELLING_JOINER.sub("", text))):
         if char in _BIDI:
             notes.append(f"{_named(char)} reorders the text around it")
         elif unicodedata.category(char) in _INVISIBLE:

@@ -32,6 +32,8 @@ _DESCRIPTOR = b"PK\x07\x08"
 _LONGEST_TAIL = 22 + 0xFFFF
 _ENCRYPTED, _STREAMED = 0x0001, 0x0008
 _GAP_BYTES = 16 << 20
+_LOCAL_FIELDS, _CENTRAL_FIELDS = struct.Struct("<5H3L2H"), struct.Struct("<6H3L5H2L")
+_SHORT_NAME, _MOST_HIDDEN, _OPEN_ENDED = 128, 2000, 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +81,17 @@ def read_archive(source: ByteSource, limits: Limits = DEFAULT_LIMITS) -> Archive
         MalformedArtifact: there is no central directory, it is damaged, or it lists more than
             ``limits.zip_members``.
     """
+    known = source.known.get(limits)
+    if isinstance(known, Archive):
+        return known
+    archive = _read_archive(source, limits)
+    source.known[limits] = archive
+    return archive
+
+
+def _read_archive(source: ByteSource, limits: Limits) -> Archive:
     found: list[Problem] = []
-    start, size, count, shift = _end_record(source, found)
+    start, size, count, shift = _end_record(source, limits, found)
     listed = list(_central(source, start, size, shift, limits))
     if count != len(listed):
         found.append(
@@ -133,7 +144,7 @@ class _Entry:
     header: int
 
 
-def _end_record(source: ByteSource, found: list[Problem]) -> tuple[int, int, int, int]:
+def _end_record(source: ByteSource, limits: Limits, found: list[Problem]) -> tuple[int, int, int, int]:
     # Returns where the central directory starts, its size, its entries, and by how much all offsets are off.
     base = max(0, source.size - _LONGEST_TAIL)
     tail = source.read(base, _LONGEST_TAIL)
@@ -170,6 +181,8 @@ def _end_record(source: ByteSource, found: list[Problem]) -> tuple[int, int, int
     shift = position - size - start
     if shift:
         found.append(problem("zip.shifted", "medium", f"the archive begins {shift} bytes from where it says"))
+    if count > limits.zip_members:
+        raise MalformedArtifact(f"the zip archive has more than {limits.zip_members} members")
     if position < size:
         raise MalformedArtifact("not a readable zip archive: its central directory lies outside the file")
     return position - size, size, count, shift
@@ -186,12 +199,13 @@ def _central(source: ByteSource, start: int, size: int, shift: int, limits: Limi
         seen += 1
         if seen > limits.zip_members:
             raise MalformedArtifact(f"the zip archive has more than {limits.zip_members} members")
-        fields = struct.unpack_from("<6H3L5H2L", text, position + 4)
+        fields = _CENTRAL_FIELDS.unpack_from(text, position + 4)
         flags, method, crc, stored, plain = fields[2], fields[3], fields[6], fields[7], fields[8]
         name_length, extra_length, comment_length, header = fields[9], fields[10], fields[11], fields[15]
         at = position + 46
         name, extra = text[at : at + name_length], text[at + name_length : at + name_length + extra_length]
-        plain, stored, header = _zip64(extra, plain, stored, header)
+        if extra:
+            plain, stored, header = _zip64(extra, plain, stored, header)
         yield _Entry(name, flags, method, crc, stored, plain, header + shift)
         position = at + name_length + extra_length + comment_length
 
@@ -212,15 +226,41 @@ def _zip64(extra: bytes, *values: int) -> tuple[int, int, int]:
 
 def _with_local(source: ByteSource, entry: _Entry, found: list[Problem]) -> Member:
     name = _text(entry.name)
-    head = source.read(entry.header, 30)
+    head = source.read(entry.header, 30 + 2 * _SHORT_NAME)
     if len(head) < 30 or not head.startswith(_LOCAL):
         raise MalformedArtifact("not a readable zip archive: a listed member is not where the directory says")
-    _, flags, method, _, _, crc, stored, size, name_length, extra_length = struct.unpack_from(
-        "<5H3L2H", head, 4
-    )
-    raw = source.read(entry.header + 30, name_length)
-    extra = source.read(entry.header + 30 + name_length, extra_length)
-    size, stored, _ = _zip64(extra, size, stored)
+    _, flags, method, _, _, crc, stored, size, name_length, extra_length = _LOCAL_FIELDS.unpack_from(head, 4)
+    if name_length + extra_length > 2 * _SHORT_NAME:
+        head = source.read(entry.header, 30 + name_length + extra_length)
+    raw, extra = head[30 : 30 + name_length], head[30 + name_length : 30 + name_length + extra_length]
+    if extra:
+        size, stored, _ = _zip64(extra, size, stored)
+    differing: list[str] = []
+    sizes = crc, stored, size
+    same = (entry.name, entry.flags, entry.method) == (raw, flags, method)
+    # A streamed member, which is what torch writes, leaves them to the central directory.
+    streamed = flags & _STREAMED and not any(sizes)
+    if not same or not (streamed or (entry.crc, entry.stored, entry.size) == sizes):
+        differing = _differing(entry, raw, flags, method, *sizes)
+    if differing:
+        found.append(
+            problem(
+                "zip.mismatch",
+                "high",
+                f"member '{name}': the two directories differ in {', '.join(differing)}",
+            )
+        )
+    if (entry.flags | flags) & _ENCRYPTED:
+        found.append(problem("zip.encrypted", "high", f"member '{name}' is marked as encrypted"))
+    offset = entry.header + 30 + name_length + extra_length
+    if offset + entry.stored > source.size:
+        raise MalformedArtifact("not a readable zip archive: a member reaches beyond the end of the file")
+    return Member(name, _text(raw), offset, entry.stored, entry.size, entry.method, entry.crc)
+
+
+def _differing(
+    entry: _Entry, raw: bytes, flags: int, method: int, crc: int, stored: int, size: int
+) -> list[str]:
     differing = [
         what
         for what, ours, theirs in (
@@ -240,20 +280,7 @@ def _with_local(source: ByteSource, entry: _Entry, found: list[Problem]) -> Memb
             )
             if ours != theirs and not (flags & _STREAMED and theirs in (0, 0xFFFFFFFF))
         ]
-    if differing:
-        found.append(
-            problem(
-                "zip.mismatch",
-                "high",
-                f"member '{name}': the two directories differ in {', '.join(differing)}",
-            )
-        )
-    if (entry.flags | flags) & _ENCRYPTED:
-        found.append(problem("zip.encrypted", "high", f"member '{name}' is marked as encrypted"))
-    offset = entry.header + 30 + name_length + extra_length
-    if offset + entry.stored > source.size:
-        raise MalformedArtifact("not a readable zip archive: a member reaches beyond the end of the file")
-    return Member(name, _text(raw), offset, entry.stored, entry.size, entry.method, entry.crc)
+    return differing
 
 
 def _unlisted(
@@ -284,18 +311,25 @@ def _unlisted(
 
 def _hidden(source: ByteSource, gap: bytes, start: int, room: int) -> Iterator[Member]:
     at = gap.find(_LOCAL)
+    # No lawful archive has one; beyond these the archive is broken all the same, and others have been looked at.
+    room, open_ended = min(room, _MOST_HIDDEN), _OPEN_ENDED
     while at >= 0 and room > 0:
         room -= 1
+        following = gap.find(_LOCAL, at + 4)
         if len(gap) >= at + 30:
-            _, _, method, _, _, crc, stored, size, name_length, extra_length = struct.unpack_from(
-                "<5H3L2H", gap, at + 4
+            _, _, method, _, _, crc, stored, size, name_length, extra_length = _LOCAL_FIELDS.unpack_from(
+                gap, at + 4
             )
             offset = start + at + 30 + name_length + extra_length
-            # A streamed member has no size here; all that follows it in the gap is looked at.
-            stored = stored if 0 < stored <= source.size - offset else max(0, start + len(gap) - offset)
+            if not 0 < stored <= source.size - offset:
+                # A streamed member has no size here; all that follows it in the gap is looked at. Not for
+                # thousands of them, which would take time by the square of their number.
+                open_ended -= 1
+                end = len(gap) if open_ended >= 0 or following < 0 else following
+                stored = max(0, start + end - offset)
             name = _text(gap[at + 30 : at + 30 + name_length])
             yield Member(name, name, offset, stored, size, method, crc, listed=False)
-        at = gap.find(_LOCAL, at + 4)
+        at = following
 
 
 def _names(members: list[Member]) -> Iterator[Problem]:

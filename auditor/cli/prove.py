@@ -32,6 +32,7 @@ def prove() -> None:
     Examples:
       auditor prove world -o proof
       auditor prove spine -o proof --clean 100 --planted 12
+      auditor prove scan -o proof
 
     \b
     Exit codes: 0 measured (whatever the figures), 2 it could not be measured, 64 usage
@@ -91,6 +92,39 @@ def spine(ctx: click.Context, out: Path, clean: int, planted: int, seed: int) ->
     with TaskProgress("proving the spine") as progress:
         prove_spine(out, progress, clean=clean, planted=planted, seed=seed)
     _print_table(out, "spine")
+
+
+@prove.command("scan")
+@_OUT
+@click.option("--n-benign", type=click.IntRange(1), default=200, show_default=True, help="Benign files.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seed of the benign files."
+)
+@click.option(
+    "--peers-python",
+    type=PATH,
+    metavar="PATH",
+    help="Interpreter that has picklescan, modelscan, fickling or modelaudit; this one by default.",
+)
+@click.option("--speed/--no-speed", default=True, show_default=True, help="Time whole folders as well.")
+@click.pass_context
+def scan(
+    ctx: click.Context, out: Path, n_benign: int, seed: int, peers_python: Path | None, speed: bool
+) -> None:
+    """Scan hostile and benign files with this scanner and with others, and compare verdicts and seconds.
+
+    \b
+    Examples:
+      auditor prove scan -o proof/scan
+      auditor prove scan -o proof/scan --peers-python peers/bin/python
+    """  # noqa: D301
+    from auditor.cli.progress import TaskProgress
+    from auditor.proving.scan.prove import prove_scan
+
+    _remember(ctx, "scan", out)
+    with TaskProgress("proving the scan") as progress:
+        prove_scan(out, progress, n_benign, seed, peers_python, speed)
+    _print_table(out, "scan")
 
 
 def _remember(ctx: click.Context, what: str, out: Path) -> None:

@@ -131,6 +131,10 @@ def decide(observed: Sequence[Observation], kind: str, unsupported: str = "") ->
         return "inconclusive", [unsupported or "the kind of this file is not supported"]
     if kind == "refused":
         return "quarantine", ["the file was refused and not examined to its end"]
+    if kind == "weights":
+        return "accept_with_conditions", [
+            "The file is safe to open; what it is and what its label claims was not looked at."
+        ]
     return "accept_with_conditions", [
         "The file is safe to open and its claims hold; what the model does was not tested."
     ]

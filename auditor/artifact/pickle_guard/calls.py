@@ -82,7 +82,9 @@ _MODULE_FIELDS = frozenset(
 
 
 def _is_sizes(values: Value) -> bool:
-    return isinstance(values, tuple | list) and all(type(v) is int and 0 <= v < _MAX_SIZE for v in values)
+    if not isinstance(values, tuple | list) or not set(map(type, values)) <= {int}:
+        return False
+    return not values or (min(values) >= 0 and max(values) < _MAX_SIZE)
 
 
 def _pairs(args: tuple[Value, ...]) -> list[tuple[Value, Value]] | None:

@@ -17,9 +17,9 @@ from auditor.artifact.pickle_guard.probe import probe_pickle
 from auditor.artifact.pickle_guard.report import GlobalRef, PickleReport, Verdict
 from auditor.artifact.pickle_guard.storages import Stores, legacy_stores, tensor_fault, zip_stores
 from auditor.artifact.pickle_guard.values import Value
-from auditor.artifact.pickle_guard.walker import Walk, walk
+from auditor.artifact.pickle_guard.walker import UNRESOLVED, Walk, walk
 from auditor.artifact.problems import Problem, Severity, problem
-from auditor.artifact.sniff import Kind, sniff_source
+from auditor.artifact.sniff import Kind, Sniffed, sniff_source
 from auditor.artifact.zip_reader import Member, has_end_record, member_chunks, read_archive, salvage_members
 from auditor.errors import MalformedArtifact, UnsupportedArtifact
 from auditor.text import inert
@@ -42,7 +42,7 @@ _NUMBERS = re.compile(
 _OBJECTS = re.compile(rb"O|object|\\")
 _STORAGE_NAME = re.compile(r"(?:[^/]+/)?data/\d+")
 _ALSO_PICKLE = tuple(f"also reads as {kind}" for kind in sorted(_PICKLES))
-_RATIO_FLOOR = 16 << 20
+_RATIO_FLOOR, _OVERLAP_BYTES = 16 << 20, 256 << 20
 
 
 @dataclass(slots=True)
@@ -65,6 +65,7 @@ class Examination:
     pickles: int = 0
     opcodes: int = 0
     unpacked: int = 0
+    members: int = 0
     kind: str = ""
     root: Value | None = None
     stores: Stores = field(default_factory=Stores)
@@ -113,15 +114,16 @@ def examine(source: ByteSource, limits: Limits = DEFAULT_LIMITS) -> tuple[Examin
     if source.size > limits.file_bytes:
         examination.note("limit.file_bytes", "high", f"the file has {source.size} bytes")
         return examination, examination.report("", source.size)
-    _blob(examination, source, "", 0)
+    _blob(examination, source, sniffed, "", 0)
     digest = hashlib.sha256()
     for chunk in source.chunks():
         digest.update(chunk)
     return examination, examination.report(digest.hexdigest(), source.size)
 
 
-def _blob(exam: Examination, source: ByteSource, where: str, depth: int, storage: bool = False) -> None:
-    sniffed = sniff_source(source)
+def _blob(
+    exam: Examination, source: ByteSource, sniffed: Sniffed, where: str, depth: int, storage: bool = False
+) -> None:
     label = f"member '{where}'" if where else "the file"
     if sniffed.kind in _ZIPS:
         _archive(exam, source, where, depth)
@@ -158,6 +160,9 @@ def _archive(exam: Examination, source: ByteSource, where: str, depth: int) -> N
         return
     for found in archive.problems:
         exam.note(found.code, found.severity, found.detail)
+    if any(found.code == "zip.overlap" for found in archive.problems):
+        # Overlapping members are how a few bytes become petabytes; enough is unpacked to name what they are.
+        exam.unpacked = max(exam.unpacked, exam.limits.unpacked_bytes - _OVERLAP_BYTES)
     for member in archive.members:
         _member(exam, source, member, where, depth)
     if not where:
@@ -167,6 +172,10 @@ def _archive(exam: Examination, source: ByteSource, where: str, depth: int) -> N
 def _member(exam: Examination, source: ByteSource, member: Member, where: str, depth: int) -> None:
     name = member.name if member.name == member.local_name else f"{member.name} (locally {member.local_name})"
     path = f"{where}!{name}" if where else name
+    exam.members += 1
+    if exam.members > exam.limits.zip_members:
+        exam.note("limit.zip_members", "high", f"more than {exam.limits.zip_members} members in all")
+        return
     try:
         content = _content(exam, source, member, path)
     except MalformedArtifact as error:
@@ -176,7 +185,9 @@ def _member(exam: Examination, source: ByteSource, member: Member, where: str, d
         storage = (
             bool(_STORAGE_NAME.fullmatch(member.name)) and member.name == member.local_name and member.listed
         )
-        _blob(exam, content, path, depth + 1, storage)
+        # An archive within an unlisted member would find the same unlisted members again.
+        inner = depth + 1 if member.listed else max(depth + 1, exam.limits.zip_depth)
+        _blob(exam, content, sniff_source(content), path, inner, storage)
 
 
 def _content(exam: Examination, source: ByteSource, member: Member, path: str) -> ByteSource | None:
@@ -184,6 +195,9 @@ def _content(exam: Examination, source: ByteSource, member: Member, path: str) -
     kept: list[bytes] = []
     size = crc = 0
     compressed = member.method != 0
+    if compressed and exam.unpacked > exam.limits.unpacked_bytes:
+        exam.note("limit.zip_bomb", "high", "the archive grows beyond what is unpacked")
+        return None
     for chunk in member_chunks(source, member):
         size += len(chunk)
         crc = zlib.crc32(chunk, crc)
@@ -268,8 +282,9 @@ def _follow(exam: Examination, data: bytes, position: int, where: str, nesting: 
     found = walk(data, position, exam.limits.pickle_opcodes - exam.opcodes)
     exam.opcodes += found.opcodes
     exam.pickles += 1
-    # In raw numbers that happen to begin like a pickle, only what would have been called counts.
-    if not storage or found.calls:
+    # Raw numbers happen to begin like a pickle now and then; a payload among them names something and calls it.
+    named = any(reference.module != UNRESOLVED for reference in found.references)
+    if not storage or (found.calls and named):
         for reference in found.references:
             key = (reference.module, reference.name, reference.allowed, where)
             if len(exam.references) < 4 * exam.limits.pickle_globals:

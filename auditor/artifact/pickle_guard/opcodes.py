@@ -49,16 +49,50 @@ class Reader:
 
 def _fixed(layout: str) -> Callable[[Reader], Any]:
     packed = struct.Struct(layout)
-    return lambda reader: packed.unpack(reader.take(packed.size))[0]
+    unpack, size = packed.unpack_from, packed.size
+
+    def read(reader: Reader) -> Any:
+        at = reader.position
+        if at + size > len(reader.data):
+            raise BrokenPickle("the stream ends inside an argument")
+        reader.position = at + size
+        return unpack(reader.data, at)[0]
+
+    return read
+
+
+def _byte(reader: Reader) -> int:
+    at = reader.position
+    if at >= len(reader.data):
+        raise BrokenPickle("the stream ends inside an argument")
+    reader.position = at + 1
+    return reader.data[at]
 
 
 def _sized(layout: str, decode: Callable[[bytes], Any]) -> Callable[[Reader], Any]:
-    length = _fixed(layout)
-    return lambda reader: decode(reader.take(length(reader)))
+    packed = struct.Struct(layout)
+    unpack, size = packed.unpack_from, packed.size
+
+    def read(reader: Reader) -> Any:
+        data, begin = reader.data, reader.position + size
+        if begin > len(data):
+            raise BrokenPickle("the stream ends inside an argument")
+        (length,) = unpack(data, reader.position)
+        reader.position = begin
+        end = begin + length
+        if length < 0 or end > len(data):
+            raise BrokenPickle("the stream ends inside an argument")
+        reader.position = end
+        return decode(data[begin:end])
+
+    return read
 
 
 def _utf8(data: bytes) -> str:
-    return str(_decoded(lambda: data.decode("utf-8", "surrogatepass")))
+    try:
+        return data.decode("utf-8", "surrogatepass")
+    except ValueError as error:
+        raise BrokenPickle("an argument cannot be decoded") from error
 
 
 def _latin1(data: bytes) -> str:
@@ -104,23 +138,19 @@ def _float_line(reader: Reader) -> float:
     return float(_decoded(lambda: float(line.decode("ascii"))))
 
 
-def _nothing(reader: Reader) -> None:
-    return None
-
-
 def _bytes(data: bytes) -> bytes:
     return data
 
 
-# code -> (name, reader of its argument)
-OPCODES: Mapping[int, tuple[str, Callable[[Reader], Any]]] = MappingProxyType(
-    {ord("("): ("MARK", _nothing), ord("."): ("STOP", _nothing), ord("0"): ("POP", _nothing)}
-    | {ord("1"): ("POP_MARK", _nothing), ord("2"): ("DUP", _nothing)}
+# code -> (name, reader of its argument or None if it has none)
+OPCODES: Mapping[int, tuple[str, Callable[[Reader], Any] | None]] = MappingProxyType(
+    {ord("("): ("MARK", None), ord("."): ("STOP", None), ord("0"): ("POP", None)}
+    | {ord("1"): ("POP_MARK", None), ord("2"): ("DUP", None)}
     | {ord("F"): ("FLOAT", _float_line), ord("G"): ("BINFLOAT", _fixed(">d"))}
     | {ord("I"): ("INT", _number), ord("L"): ("LONG", _number), ord("J"): ("BININT", _fixed("<i"))}
-    | {ord("K"): ("BININT1", _fixed("<B")), ord("M"): ("BININT2", _fixed("<H"))}
+    | {ord("K"): ("BININT1", _byte), ord("M"): ("BININT2", _fixed("<H"))}
     | {0x8A: ("LONG1", _sized("<B", _integer)), 0x8B: ("LONG4", _sized("<i", _integer))}
-    | {ord("N"): ("NONE", _nothing), 0x88: ("NEWTRUE", _nothing), 0x89: ("NEWFALSE", _nothing)}
+    | {ord("N"): ("NONE", None), 0x88: ("NEWTRUE", None), 0x89: ("NEWFALSE", None)}
     | {ord("S"): ("STRING", _quoted), ord("T"): ("BINSTRING", _sized("<i", _latin1))}
     | {ord("U"): ("SHORT_BINSTRING", _sized("<B", _latin1))}
     | {
@@ -130,22 +160,22 @@ OPCODES: Mapping[int, tuple[str, Callable[[Reader], Any]]] = MappingProxyType(
     | {0x8C: ("SHORT_BINUNICODE", _sized("<B", _utf8)), 0x8D: ("BINUNICODE8", _sized("<Q", _utf8))}
     | {ord("B"): ("BINBYTES", _sized("<I", _bytes)), ord("C"): ("SHORT_BINBYTES", _sized("<B", _bytes))}
     | {0x8E: ("BINBYTES8", _sized("<Q", _bytes)), 0x96: ("BYTEARRAY8", _sized("<Q", _bytes))}
-    | {0x97: ("NEXT_BUFFER", _nothing), 0x98: ("READONLY_BUFFER", _nothing)}
-    | {ord(")"): ("EMPTY_TUPLE", _nothing), ord("t"): ("TUPLE", _nothing), 0x85: ("TUPLE1", _nothing)}
-    | {0x86: ("TUPLE2", _nothing), 0x87: ("TUPLE3", _nothing)}
-    | {ord("]"): ("EMPTY_LIST", _nothing), ord("l"): ("LIST", _nothing), ord("a"): ("APPEND", _nothing)}
-    | {ord("e"): ("APPENDS", _nothing), ord("}"): ("EMPTY_DICT", _nothing), ord("d"): ("DICT", _nothing)}
-    | {ord("s"): ("SETITEM", _nothing), ord("u"): ("SETITEMS", _nothing)}
-    | {0x8F: ("EMPTY_SET", _nothing), 0x90: ("ADDITEMS", _nothing), 0x91: ("FROZENSET", _nothing)}
-    | {ord("g"): ("GET", _index), ord("h"): ("BINGET", _fixed("<B")), ord("j"): ("LONG_BINGET", _fixed("<I"))}
-    | {ord("p"): ("PUT", _index), ord("q"): ("BINPUT", _fixed("<B")), ord("r"): ("LONG_BINPUT", _fixed("<I"))}
-    | {0x94: ("MEMOIZE", _nothing)}
-    | {ord("c"): ("GLOBAL", _name_pair), 0x93: ("STACK_GLOBAL", _nothing), ord("i"): ("INST", _name_pair)}
-    | {0x82: ("EXT1", _fixed("<B")), 0x83: ("EXT2", _fixed("<H")), 0x84: ("EXT4", _fixed("<i"))}
-    | {ord("R"): ("REDUCE", _nothing), ord("b"): ("BUILD", _nothing), ord("o"): ("OBJ", _nothing)}
-    | {0x81: ("NEWOBJ", _nothing), 0x92: ("NEWOBJ_EX", _nothing)}
-    | {ord("P"): ("PERSID", lambda reader: reader.line()), ord("Q"): ("BINPERSID", _nothing)}
-    | {0x80: ("PROTO", _fixed("<B")), 0x95: ("FRAME", _fixed("<Q"))}
+    | {0x97: ("NEXT_BUFFER", None), 0x98: ("READONLY_BUFFER", None)}
+    | {ord(")"): ("EMPTY_TUPLE", None), ord("t"): ("TUPLE", None), 0x85: ("TUPLE1", None)}
+    | {0x86: ("TUPLE2", None), 0x87: ("TUPLE3", None)}
+    | {ord("]"): ("EMPTY_LIST", None), ord("l"): ("LIST", None), ord("a"): ("APPEND", None)}
+    | {ord("e"): ("APPENDS", None), ord("}"): ("EMPTY_DICT", None), ord("d"): ("DICT", None)}
+    | {ord("s"): ("SETITEM", None), ord("u"): ("SETITEMS", None)}
+    | {0x8F: ("EMPTY_SET", None), 0x90: ("ADDITEMS", None), 0x91: ("FROZENSET", None)}
+    | {ord("g"): ("GET", _index), ord("h"): ("BINGET", _byte), ord("j"): ("LONG_BINGET", _fixed("<I"))}
+    | {ord("p"): ("PUT", _index), ord("q"): ("BINPUT", _byte), ord("r"): ("LONG_BINPUT", _fixed("<I"))}
+    | {0x94: ("MEMOIZE", None)}
+    | {ord("c"): ("GLOBAL", _name_pair), 0x93: ("STACK_GLOBAL", None), ord("i"): ("INST", _name_pair)}
+    | {0x82: ("EXT1", _byte), 0x83: ("EXT2", _fixed("<H")), 0x84: ("EXT4", _fixed("<i"))}
+    | {ord("R"): ("REDUCE", None), ord("b"): ("BUILD", None), ord("o"): ("OBJ", None)}
+    | {0x81: ("NEWOBJ", None), 0x92: ("NEWOBJ_EX", None)}
+    | {ord("P"): ("PERSID", lambda reader: reader.line()), ord("Q"): ("BINPERSID", None)}
+    | {0x80: ("PROTO", _byte), 0x95: ("FRAME", _fixed("<Q"))}
 )
 
 

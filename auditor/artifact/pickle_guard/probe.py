@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from auditor.artifact.pickle_guard.walker import Walk, walk
 
-__all__ = ["probe_pickle"]
+__all__ = ["is_cut_line", "probe_pickle"]
 
 _OPCODES = 20_000
 _TINY_PICKLES = 16
+_TEXT_OPCODES = tuple(b"SVILFcipgP"[at : at + 1] for at in range(10))
 
 
 def probe_pickle(head: bytes, whole: bool) -> str | None:
@@ -38,6 +39,13 @@ def probe_pickle(head: bytes, whole: bool) -> str | None:
         if position == len(head):
             return None
     return "many tiny pickles in a row"
+
+
+def is_cut_line(head: bytes) -> bool:
+    """Whether ``head`` may begin a pickle whose opcodes of text run on behind it: more of it has to be read."""
+    if head[:1] not in _TEXT_OPCODES or head.startswith(b"PK\x03\x04"):
+        return False
+    return walk(head, max_opcodes=_OPCODES).end >= len(head) - 1
 
 
 def _evidence(found: Walk, whole: bool) -> str | None:

@@ -19,29 +19,17 @@ from auditor.artifact.pickle_guard.calls import apply_call, apply_state, resolve
 from auditor.artifact.pickle_guard.opcodes import OPCODES, BrokenPickle, Reader
 from auditor.artifact.pickle_guard.values import Call, Dict, Global, Storage, Tensor, Unresolved, Value
 
-__all__ = ["Reference", "Walk", "walk"]
+__all__ = ["UNRESOLVED", "Reference", "Walk", "walk"]
 
 UNRESOLVED = "<unresolved>"
 
-_CONSTANTS = frozenset(
-    {
-        "FLOAT",
-        "BINFLOAT",
-        "INT",
-        "LONG",
-        "BININT",
-        "BININT1",
-        "BININT2",
-        "LONG1",
-        "LONG4",
-        "STRING",
-        "BINSTRING",
-    }
-    | {"SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8", "BINBYTES"}
-    | {"SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8", "NONE"}
+_TEXTS = frozenset(
+    {"STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"}
+    | {"BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"}
 )
-_GETS = frozenset({"GET", "BINGET", "LONG_BINGET"})
-_PUTS = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
+_CONSTANTS = _TEXTS | {
+    *("FLOAT", "BINFLOAT", "INT", "LONG", "BININT", "BININT1", "BININT2", "LONG1", "LONG4", "NONE"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +86,7 @@ def walk(data: bytes, start: int = 0, max_opcodes: int = 4_000_000) -> Walk:
     machine = _Machine(Reader(data, start))
     result = machine.result
     try:
-        while result.opcodes < max_opcodes:
-            if machine.step():
-                result.end = machine.reader.position
-                return result
-        result.exhausted = True
+        machine.run(max_opcodes)
     except BrokenPickle as error:
         result.broken = str(error)
     except RecursionError:
@@ -121,27 +105,38 @@ class _Machine:
         self.opcode = ""
         self.offset = reader.position
 
-    def step(self) -> bool:
-        """Follows one opcode; returns True at STOP."""
-        self.offset = self.reader.position
-        code = self.reader.take(1)[0]
-        if code not in OPCODES:
-            raise BrokenPickle(f"byte 0x{code:02x} is not an opcode")
-        self.opcode, read = OPCODES[code]
-        self.result.opcodes += 1
-        argument = read(self.reader)
-        if self.opcode in _CONSTANTS:
-            self._constant(argument)
-        elif self.opcode in _GETS:
-            self._get(argument)
-        elif self.opcode in _PUTS:
-            self._put(argument)
-        elif self.opcode == "STOP":
-            self.result.root = self.pop()
-            return True
-        else:
-            _STEPS[self.opcode](self, argument)
-        return False
+    def run(self, max_opcodes: int) -> None:
+        """Follows opcodes to STOP or to the limit."""
+        reader, result, decoders = self.reader, self.result, _DECODERS
+        data, size = reader.data, len(reader.data)
+        stack, memo, marks = self.stack, self.memo, self.marks
+        put, get, number = _Machine.put, _Machine.get, _Machine.number
+        while result.opcodes < max_opcodes:
+            self.offset = at = reader.position
+            if at >= size:
+                raise BrokenPickle("the stream ends inside an argument")
+            decoder = decoders[data[at]]
+            reader.position = at + 1
+            if decoder is None:
+                raise BrokenPickle(f"byte 0x{data[at]:02x} is not an opcode")
+            self.opcode, read, step = decoder
+            result.opcodes += 1
+            argument: Any = None if read is None else read(reader)
+            # Three opcodes of four are these; they are followed here, without a call.
+            if step is put and argument >= 0:
+                if len(stack) <= (marks[-1] if marks else 0):
+                    raise BrokenPickle("the stack is empty")
+                memo[argument] = stack[-1]
+            elif step is get and argument in memo:
+                stack.append(memo[argument])
+            elif step is number:
+                stack.append(argument)
+            elif step is None:
+                result.root = self.pop()
+                return
+            else:
+                step(self, argument)
+        result.exhausted = True
 
     def push(self, value: Value) -> None:
         self.stack.append(value)
@@ -191,22 +186,34 @@ class _Machine:
             self.result.tensors.append(value)
         return value
 
-    def _constant(self, value: Any) -> None:
-        self.push(value)
-        if isinstance(value, bytes | str) and len(value) > 3:
-            data = value if isinstance(value, bytes) else value.encode("latin-1", "ignore")
+    def constant(self, value: Any) -> None:
+        self.stack.append(value)
+        if isinstance(value, str | bytes) and len(value) > 3:
+            # A stream that holds something starts with PROTO or has lines; the usual constant is one word.
+            if isinstance(value, str):
+                if value.isascii() and "\n" not in value[:4096]:
+                    return
+                data = value.encode("latin-1", "ignore")
+            else:
+                data = value
             if data[:1] == b"\x80" or b"\n" in data[:4096]:
                 self.result.constants.append((self.offset, data))
 
-    def _get(self, index: int) -> None:
+    def number(self, value: Any) -> None:
+        self.stack.append(value)
+
+    def get(self, index: int) -> None:
         if index not in self.memo:
             raise BrokenPickle(f"memo entry {index} is read before it is set")
         self.push(self.memo[index])
 
-    def _put(self, index: int) -> None:
+    def put(self, index: int) -> None:
         if index < 0:
             raise BrokenPickle("a memo index is negative")
-        self.memo[index] = self.top()
+        stack = self.stack
+        if len(stack) <= (self.marks[-1] if self.marks else 0):
+            raise BrokenPickle("the stack is empty")
+        self.memo[index] = stack[-1]
 
     def pop_one(self, _: Any) -> None:
         # POP right after MARK takes the mark away.
@@ -289,8 +296,12 @@ class _Machine:
         self.set_items([key, value])
 
     def tuple_of(self, count: int) -> None:
-        values = [self.pop() for _ in range(count)]
-        self.push(tuple(reversed(values)))
+        stack = self.stack
+        if len(stack) - count < (self.marks[-1] if self.marks else 0):
+            raise BrokenPickle("the stack is empty")
+        values = tuple(stack[-count:])
+        del stack[-count:]
+        stack.append(values)
 
     def new_dict(self, values: list[Value]) -> None:
         self.push(Dict())
@@ -305,15 +316,19 @@ _STEPS: Mapping[str, Callable[[_Machine, Any], None]] = MappingProxyType(
     {
         "MARK": lambda machine, _: machine.marks.append(len(machine.stack)),
         "POP": _Machine.pop_one,
+    }
+    | {name: _Machine.get for name in ("GET", "BINGET", "LONG_BINGET")}
+    | {name: _Machine.put for name in ("PUT", "BINPUT", "LONG_BINPUT")}
+    | {
         "POP_MARK": lambda machine, _: (machine.pop_mark(), None)[1],
         "DUP": lambda machine, _: machine.push(machine.top()),
-        "NEWTRUE": lambda machine, _: machine.push(True),
-        "NEWFALSE": lambda machine, _: machine.push(False),
-        "EMPTY_TUPLE": lambda machine, _: machine.push(()),
-        "EMPTY_LIST": lambda machine, _: machine.push([]),
-        "EMPTY_DICT": lambda machine, _: machine.push(Dict()),
+        "NEWTRUE": lambda machine, _: machine.stack.append(True),
+        "NEWFALSE": lambda machine, _: machine.stack.append(False),
+        "EMPTY_TUPLE": lambda machine, _: machine.stack.append(()),
+        "EMPTY_LIST": lambda machine, _: machine.stack.append([]),
+        "EMPTY_DICT": lambda machine, _: machine.stack.append(Dict()),
         "EMPTY_SET": lambda machine, _: machine.push(Call("set", ())),
-        "TUPLE": lambda machine, _: machine.push(tuple(machine.pop_mark())),
+        "TUPLE": lambda machine, _: machine.stack.append(tuple(machine.pop_mark())),
         "TUPLE1": lambda machine, _: machine.tuple_of(1),
         "TUPLE2": lambda machine, _: machine.tuple_of(2),
         "TUPLE3": lambda machine, _: machine.tuple_of(3),
@@ -325,7 +340,7 @@ _STEPS: Mapping[str, Callable[[_Machine, Any], None]] = MappingProxyType(
         "SETITEM": _Machine.set_item,
         "SETITEMS": lambda machine, _: machine.set_items(machine.pop_mark()),
         "ADDITEMS": _Machine.add_items,
-        "MEMOIZE": lambda machine, _: machine._put(len(machine.memo)),
+        "MEMOIZE": lambda machine, _: machine.put(len(machine.memo)),
         "GLOBAL": lambda machine, pair: machine.push(machine.reference(*pair)),
         "STACK_GLOBAL": _Machine.stack_global,
         "INST": _Machine.inst,
@@ -345,3 +360,16 @@ _STEPS: Mapping[str, Callable[[_Machine, Any], None]] = MappingProxyType(
         "FRAME": lambda machine, _: None,
     }
 )
+
+
+def _decoder(code: int) -> tuple[str, Callable[[Reader], Any] | None, Callable[[_Machine, Any], None] | None]:
+    name, read = OPCODES[code]
+    if name == "STOP":
+        return name, read, None
+    if name in _CONSTANTS:
+        return name, read, _Machine.constant if name in _TEXTS else _Machine.number
+    return name, read, _STEPS[name]
+
+
+# By opcode: name, reader of the argument if there is one, and what to do; None at STOP.
+_DECODERS = tuple(_decoder(code) if code in OPCODES else None for code in range(256))

@@ -7,13 +7,13 @@ import os
 import pickle
 from pathlib import Path
 
-import artifact_crafting as craft
 import numpy as np
 import pytest
 
 from auditor.artifact.byte_source import ByteSource
 from auditor.artifact.sniff import Kind, sniff, sniff_source
 from auditor.errors import RefusedArtifact, UsageError
+from auditor.proving.scan import craft
 
 
 def _npy() -> bytes:
@@ -93,3 +93,25 @@ def test_a_named_pipe_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(RefusedArtifact, match="not a regular file"):
         sniff(tmp_path / "pipe")
+
+
+def test_a_line_longer_than_a_page_hides_no_pickle(tmp_path: Path) -> None:
+    pickled = b"S'" + b"A" * 100_000 + b"'\n0" + craft.PAYLOAD + b"."
+    assert sniff_source(ByteSource(pickled)).kind is Kind.PICKLE
+    assert sniff_source(ByteSource(b"S" + b"A" * (9 << 20) + b"\n" + craft.PAYLOAD)).kind is Kind.PICKLE
+    assert sniff_source(ByteSource(b"Some words, " * 10_000)).kind is Kind.TEXT
+    large = craft.zipped({"a.npy": _npy(), "b": bytes(100_000)})
+    assert not any("pickle" in note for note in sniff_source(ByteSource(large)).notes)
+
+
+def test_a_header_length_that_spells_proto_is_no_pickle() -> None:
+    text = b'{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}'.ljust(0x0280)
+    assert sniff_source(ByteSource(craft.safetensors(text, b"\0"))).notes == ()
+
+
+def test_a_file_that_changed_is_looked_at_again(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    path.write_bytes(SAMPLES["text"][0])
+    assert sniff(path).kind is Kind.TEXT
+    path.write_bytes(SAMPLES["bare pickle"][0])
+    assert sniff(path).kind is Kind.PICKLE

@@ -19,7 +19,6 @@ import zipfile
 from collections.abc import Callable
 from typing import Any
 
-import artifact_crafting as craft
 import numpy as np
 import pytest
 import safetensors
@@ -30,6 +29,7 @@ from auditor.artifact.pickle_guard.allowlist import is_allowed
 from auditor.artifact.pickle_guard.examine import examine
 from auditor.artifact.safetensors_header import DTYPE_BITS, read_header
 from auditor.errors import AuditorError, MalformedArtifact, UnsupportedArtifact
+from auditor.proving.scan import craft
 
 SAFETENSORS_FILES = 6000
 PICKLE_FILES = 2800

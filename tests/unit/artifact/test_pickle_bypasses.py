@@ -3,240 +3,34 @@
 from __future__ import annotations
 
 import io
-import pickle
-import struct
 import zipfile
 import zlib
 from typing import Any
 
-import artifact_crafting as craft
 import pytest
 from artifact_judging import codes, disallowed, report_of
 
 from auditor.artifact.limits import Limits
+from auditor.proving.scan import craft
+from auditor.proving.scan.hostile_archives import ARCHIVES
+from auditor.proving.scan.hostile_imports import IMPORTS
+from auditor.proving.scan.hostile_pickles import PICKLES
+from auditor.proving.scan.specimen import Specimen
 
-# name -> (file, a disallowed reference that must be named)
 SYSTEM = "os.system"
-_stack_global = b"\x8c\x02os\x94\x8c\x06system\x94"
-BYPASSES: dict[str, tuple[bytes, str]] = {
-    "plain": (craft.pickled(craft.PAYLOAD), SYSTEM),
-    "never called": (craft.pickled(craft.global_("os", "system")), SYSTEM),
-    "INST": (b"(S'true'\nios\nsystem\n.", SYSTEM),
-    "INST cut off at its last letter": (b"(S'true'\nios\nsystemX", SYSTEM),
-    "OBJ": (craft.pickled(b"(", craft.global_("os", "system"), craft.text("true"), b"o"), SYSTEM),
-    "NEWOBJ": (
-        craft.pickled(craft.global_("subprocess", "Popen"), b"(", craft.text("true"), b"t\x81"),
-        "subprocess.Popen",
-    ),
-    "NEWOBJ_EX": (b"\x80\x04" + craft.global_("subprocess", "Popen") + b")}\x92.", "subprocess.Popen"),
-    "STACK_GLOBAL": (b"\x80\x04" + _stack_global + b"\x93(\x8c\x04truetR.", SYSTEM),
-    "STACK_GLOBAL from the memo": (b"\x80\x04" + _stack_global + b"00h\x00h\x01\x93(\x8c\x04truetR.", SYSTEM),
-    "memo entry overwritten": (
-        b"\x80\x04\x8c\x0bcollectionsq\x000\x8c\x02osq\x000\x8c\x06systemq\x010h\x00h\x01\x93(\x8c\x04truetR.",
-        SYSTEM,
-    ),
-    "memo alias of the function": (
-        craft.pickled(craft.global_("os", "system"), b"q\x050", b"N0h\x05(", craft.text("true"), b"tR"),
-        SYSTEM,
-    ),
-    "name as a byte string": (b"\x80\x04U\x02osU\x06system\x93(U\x04truetR.", SYSTEM),
-    "name escaped": (b"\x80\x04V\\u006fs\nVsyste\\u006d\n\x93(U\x04truetR.", SYSTEM),
-    "name escaped in quotes": (b"\x80\x04S'\\x6fs'\nS'system'\n\x93(U\x04truetR.", SYSTEM),
-    "name computed": (
-        b"\x80\x04"
-        + craft.call("_codecs", "encode", craft.text("os"), craft.text("latin1"))
-        + b"\x8c\x06system\x93.",
-        "<unresolved>.a reference whose name is computed",
-    ),
-    "submodule": (
-        craft.pickled(craft.call("torch.utils.collect_env", "run", craft.text("true"))),
-        "torch.utils.collect_env.run",
-    ),
-    "submodule of an allowed module": (
-        craft.pickled(craft.call("collections.abc", "OrderedDict")),
-        "collections.abc.OrderedDict",
-    ),
-    "dotted name": (
-        craft.pickled(craft.call("torch", "_utils._rebuild_tensor_v2.__globals__")),
-        "torch._utils._rebuild_tensor_v2.__globals__",
-    ),
-    "getattr chain": (
-        craft.pickled(
-            craft.call(
-                "builtins",
-                "getattr",
-                craft.call("importlib", "import_module", craft.text("os")),
-                craft.text("system"),
-            ),
-            b"(",
-            craft.text("true"),
-            b"tR",
-        ),
-        "builtins.getattr",
-    ),
-    "result of an allowed call is called": (
-        craft.pickled(craft.call("collections", "OrderedDict"), b"(", craft.text("x"), b"tR"),
-        "<unresolved>.a call of something computed",
-    ),
-    "pip": (craft.pickled(craft.call("pip", "main", b"]")), "pip.main"),
-    "the guard itself": (
-        craft.pickled(craft.call("auditor.artifact.pickle_guard", "allowlist")),
-        "auditor.artifact.pickle_guard.allowlist",
-    ),
-    "extension code": (craft.pickled(b"\x82\x01"), "<unresolved>.extension code 1"),
-    "textual persistent id": (b"P0\n.", "<unresolved>.a textual persistent id"),
-    "odd persistent id": (
-        craft.pickled(b"N", b"Q"),
-        "<unresolved>.a persistent id that is not a torch storage",
-    ),
-    "out-of-band buffer": (b"\x80\x05\x97.", "<unresolved>.an out-of-band buffer"),
-    "attributes of a class": (
-        craft.pickled(craft.global_("collections", "OrderedDict"), b"}", craft.text("get"), b"Nsb"),
-        "<unresolved>.state set on something that takes none",
-    ),
-    "method shadowed by state": (
-        craft.pickled(craft.call("collections", "OrderedDict"), b"}", craft.text("items"), b"Nsb"),
-        "<unresolved>.state set on something that takes none",
-    ),
-    "items set on a class": (
-        craft.pickled(craft.global_("torch", "FloatStorage"), craft.text("a"), b"Ns"),
-        "<unresolved>.items set on something that is no dictionary",
-    ),
-    "items appended to an object": (
-        craft.pickled(craft.call("collections", "OrderedDict"), b"Na"),
-        "<unresolved>.items appended to something that is no list",
-    ),
-    "allocation by a storage": (
-        craft.pickled(craft.call("torch", "FloatStorage", b"J\xff\xff\xff\x7f")),
-        "torch.FloatStorage",
-    ),
-    "another codec": (
-        craft.pickled(craft.call("_codecs", "encode", craft.text("x"), craft.text("rot13"))),
-        "_codecs.encode",
-    ),
-    "hooks on a tensor": (
-        craft.pickled(
-            craft.call(
-                "torch._utils",
-                "_rebuild_tensor_v2",
-                craft.storage_id("0", 1),
-                b"K\x00",
-                b"(K\x01t",
-                b"(K\x01t",
-                b"\x89",
-                craft.call("collections", "OrderedDict", b"](K\x00K\x00ta"),
-            )
-        ),
-        "torch._utils._rebuild_tensor_v2",
-    ),
-    "array of objects as a scalar": (
-        craft.pickled(
-            craft.call(
-                "numpy.core.multiarray",
-                "scalar",
-                craft.call("numpy", "dtype", craft.text("O8"), b"K\x00", b"K\x01"),
-                b"N",
-            )
-        ),
-        "numpy.core.multiarray.scalar",
-    ),
-    "payload before a broken stream": (craft.PROTO + craft.PAYLOAD + b"\xff\xff", SYSTEM),
-    "payload before the end": (craft.PROTO + craft.PAYLOAD, SYSTEM),
-    "payload in a second pickle": (craft.pickled(b"N") + craft.pickled(craft.PAYLOAD), SYSTEM),
-    "payload between frames": (b"\x80\x04\x95" + struct.pack("<Q", 10**6) + craft.PAYLOAD + b".", SYSTEM),
-    "nested in bytes": (
-        craft.pickled(b"U" + bytes([len(craft.pickled(craft.PAYLOAD))]) + craft.pickled(craft.PAYLOAD)),
-        SYSTEM,
-    ),
-    "nested twice": (
-        pickle.dumps(pickle.dumps(craft.pickled(craft.PAYLOAD), protocol=4), protocol=4),
-        SYSTEM,
-    ),
-    "protocol 0 nested in text": (pickle.dumps("cos\nsystem\n(S'true'\ntR.", protocol=2), SYSTEM),
-    "torch zip": (craft.torch_zip(craft.pickled(craft.PAYLOAD), {}), SYSTEM),
-    "torch zip, compressed": (
-        craft.torch_zip(craft.pickled(craft.PAYLOAD), {}, zipfile.ZIP_DEFLATED),
-        SYSTEM,
-    ),
-    "another member": (
-        craft.zipped(
-            {"archive/data.pkl": craft.embedding_pickle(), "readme.txt": craft.pickled(craft.PAYLOAD)}
-        ),
-        SYSTEM,
-    ),
-    "member that poses as a storage": (
-        craft.torch_zip(craft.embedding_pickle(), {"0": bytes(16), "1": craft.pickled(craft.PAYLOAD)}),
-        SYSTEM,
-    ),
-    "protocol 0 member without a name for it": (
-        craft.zipped({"notes.md": b"cos\nsystem\n(S'true'\ntR."}),
-        SYSTEM,
-    ),
-    "main pickle that begins with a long line": (
-        craft.torch_zip(b"S'" + b"A" * 100_000 + b"'\n0" + craft.PAYLOAD + b".", {}),
-        SYSTEM,
-    ),
-    "the same under another name": (
-        craft.zipped({"notes.txt": b"V" + b"A" * 100_000 + b"\n0" + craft.PAYLOAD + b"."}),
-        SYSTEM,
-    ),
-    "behind tiny pickles": (craft.zipped({"notes.txt": b"N." * 40 + craft.PAYLOAD + b"."}), SYSTEM),
-    "harmless pickle with a damaged archive behind it": (
-        craft.pickled(b"N")
-        + craft.zipped({"a.pkl": craft.pickled(craft.PAYLOAD)}).replace(b"PK\x01\x02", b"PK\x01\x03"),
-        SYSTEM,
-    ),
-    "object array by an escape": (
-        b"\x93NUMPY\x01\x00\x13\x00{'descr': '|\\x4f'} " + craft.pickled(craft.PAYLOAD),
-        SYSTEM,
-    ),
-    "object array by its full name": (
-        b"\x93NUMPY\x01\x00\x15\x00{'descr': 'object'} \n" + craft.pickled(craft.PAYLOAD),
-        SYSTEM,
-    ),
-    "zip in a zip": (craft.zipped({"a.bin": craft.zipped({"b.bin": craft.pickled(craft.PAYLOAD)})}), SYSTEM),
-    "pickle with a zip behind it": (craft.pickled(craft.PAYLOAD) + craft.zipped({"a.txt": b"x"}), SYSTEM),
-    "zip behind a harmless pickle": (
-        craft.pickled(b"N") + craft.zipped({"a": craft.pickled(craft.PAYLOAD)}),
-        SYSTEM,
-    ),
-    "object array": (b"\x93NUMPY\x01\x00\x10\x00{'descr': '|O'} " + craft.pickled(craft.PAYLOAD), SYSTEM),
-    "legacy torch file": (craft.legacy_file().replace(b"X\x03\0\0\0cat", craft.PAYLOAD), SYSTEM),
-}
+WITH_PICKLES = [each for each in (*PICKLES, *IMPORTS, *ARCHIVES) if each.refers]
 
 
-@pytest.mark.parametrize("name", BYPASSES)
-def test_no_bypass_gets_through(name: str) -> None:
-    data, expected = BYPASSES[name]
-    assert report_of(data).verdict == "disallowed"
-    assert expected in disallowed(data)
+@pytest.mark.parametrize("specimen", WITH_PICKLES, ids=lambda each: each.slug)
+def test_no_bypass_gets_through_and_the_payload_is_named(specimen: Specimen) -> None:
+    assert specimen.refers in disallowed(specimen.data)
+    assert report_of(specimen.data).verdict == "disallowed"
 
 
-def _member_tricks() -> dict[str, tuple[bytes, str]]:
-    evil = craft.torch_zip(craft.pickled(craft.PAYLOAD), {})
-    main = "archive/data.pkl"
-    return {
-        "checksum": (
-            craft.patch_central(craft.patch_local(evil, main, 14, b"\0\0\0\0"), main, 16, b"\0\0\0\0"),
-            "zip.checksum",
-        ),
-        "encryption flag, central": (craft.patch_central(evil, main, 8, b"\x01\0"), "zip.encrypted"),
-        "encryption flag, local": (craft.patch_local(evil, main, 6, b"\x01\0"), "zip.encrypted"),
-        "file name": (craft.patch_local(evil, main, 30, b"archive/data.txt"), "zip.mismatch"),
-        "method": (craft.patch_local(evil, main, 8, b"\x08\0"), "zip.mismatch"),
-        "sizes": (craft.patch_local(evil, main, 18, b"\x01\0\0\0\x01\0\0\0"), "zip.mismatch"),
-        "path traversal": (
-            craft.zipped({"../../evil.pkl": craft.pickled(craft.PAYLOAD)}),
-            "zip.path_traversal",
-        ),
-    }
-
-
-@pytest.mark.parametrize("name", _member_tricks())
-def test_zip_tricks_neither_hide_the_payload_nor_go_unnamed(name: str) -> None:
-    data, code = _member_tricks()[name]
-    assert SYSTEM in disallowed(data)
-    assert code in codes(data)
+@pytest.mark.parametrize("specimen", [each for each in ARCHIVES if each.code], ids=lambda each: each.slug)
+def test_archive_tricks_do_not_go_unnamed(specimen: Specimen) -> None:
+    assert specimen.code in codes(specimen.data)
+    assert report_of(specimen.data).verdict != "allowed"
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,6 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import artifact_crafting as craft
 import numpy as np
 import pytest
 import torch
@@ -15,6 +14,7 @@ import torch
 from auditor.artifact.pickle_guard import convert_allowed, inspect_pickle
 from auditor.artifact.safetensors_file import SafetensorsFile
 from auditor.errors import MalformedArtifact, RefusedArtifact, UnsupportedArtifact
+from auditor.proving.scan import craft
 
 
 def test_converting_gives_torchs_own_values(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
-import artifact_crafting as craft
 import numpy as np
 import pytest
 import torch
@@ -22,6 +21,7 @@ from auditor.artifact.pickle_guard import convert_allowed, inspect_pickle
 from auditor.artifact.pickle_guard.values import Call, Dict
 from auditor.artifact.pickle_guard.walker import walk
 from auditor.errors import RefusedArtifact, UnsupportedArtifact, UsageError
+from auditor.proving.scan import craft
 
 
 def test_raw_numbers_that_begin_like_a_pickle_raise_no_alarm() -> None:

@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import artifact_crafting as craft
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -23,6 +22,7 @@ from auditor.artifact.safetensors_file import SafetensorsFile
 from auditor.artifact.safetensors_header import read_header
 from auditor.artifact.safetensors_write import Entry, encode_arrays, write_arrays, write_entries
 from auditor.errors import MalformedArtifact, OutputError, RefusedArtifact, UnsupportedArtifact, UsageError
+from auditor.proving.scan import craft
 
 ROOT = Path(__file__).resolve().parents[3]
 

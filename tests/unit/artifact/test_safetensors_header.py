@@ -6,7 +6,6 @@ import json
 import struct
 from pathlib import Path
 
-import artifact_crafting as craft
 import pytest
 import safetensors
 from hypothesis import given, settings
@@ -15,6 +14,7 @@ from hypothesis import strategies as st
 from auditor.artifact.limits import Limits
 from auditor.artifact.safetensors_header import DTYPE_BITS, read_header
 from auditor.errors import MalformedArtifact, RefusedArtifact, UsageError
+from auditor.proving.scan import craft
 
 ONE = craft.entry(0, [1])
 DATA = b"\0" * 4
@@ -146,6 +146,8 @@ def test_an_unterminated_string_of_backslashes_is_refused_in_linear_time() -> No
         ("\x07", "text.control"),
         ("abc\u202edcba", "text.bidi"),
         ("sk\u200bs", "text.zero_width"),
+        ("sk\u200cs", "text.zero_width"),
+        ("بچه\u200c\u200cها", "text.zero_width"),
         ("ph\u043eto", "text.confusable"),
         ("see https://example.org", "text.url"),
         ("data:image/jpeg;base64,AAAA", "text.data_uri"),
@@ -168,6 +170,8 @@ def test_odd_metadata_is_named(metadata: str, code: str) -> None:
         "фото человека",
         "0123456789abcdef" * 40,
         "family: \U0001f468\u200d\U0001f469",
+        "عکس بچه\u200cها",
+        "क्\u200dष",
         "lora_unet_down_blocks_0/attn.to_q",
     ],
 )

@@ -97,7 +97,7 @@ def test_scan_puts_all_files_into_one_run(tmp_path, capsys, monkeypatch):
     write_hostile_pickle(folder / "deep" / "a b.pt")
     write_broken(folder / "broken.safetensors")
     write_lora(folder / "clean.safetensors")
-    (folder / "x.gguf").write_bytes(b"GGUF\3\0\0\0")
+    (folder / "x.gguf").write_bytes(b"GGUF\3\0\0\0" + bytes(16))  # no tensors, no keys
     monkeypatch.chdir(tmp_path)
     assert run(["scan", "in", "--format", "sarif"]) == 2
     out, err = capsys.readouterr()

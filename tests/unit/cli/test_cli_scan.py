@@ -147,3 +147,30 @@ def test_an_ordinary_zip_is_not_called_a_pickle(tmp_path, capsys):
     code, [report] = scanned(capsys, tmp_path / "a.zip")
     assert code == 4
     assert report.findings == ()
+
+
+def test_safety_only_says_the_same_of_safety_and_nothing_of_meaning(tmp_path, capsys):
+    write_lora(tmp_path / "a.safetensors", metadata={"ss_base_model_version": "sdxl_base_v1-0"})
+    write_hostile_pickle(tmp_path / "b.pt")
+    _, full = scanned(capsys, tmp_path)
+    code, quick = scanned(capsys, tmp_path, "--safety-only")
+    assert code == 1
+    assert [report.verdict.decision for report in quick] == ["accept_with_conditions", "reject"]
+    assert [report.subject.artifacts[0].kind for report in quick] == ["weights", "refused"]
+    assert "not looked at" in quick[0].verdict.reasons[0]
+    assert [report.subject.artifacts[0].sha256 for report in quick] == [
+        report.subject.artifacts[0].sha256 for report in full
+    ]
+    assert full[1].findings == quick[1].findings
+
+
+def test_many_files_are_told_in_order_and_as_alone(tmp_path, capsys):
+    names = [f"{i}.safetensors" for i in range(9)]
+    for i, name in enumerate(names):
+        write_lora(tmp_path / name, rank=1 + i)
+    write_hostile_pickle(tmp_path / "9.pt")
+    _, together = scanned(capsys, tmp_path)
+    alone = [scanned(capsys, tmp_path / name)[1][0] for name in [*names, "9.pt"]]
+    assert [r.model_dump(exclude={"created"}) for r in together] == [
+        r.model_dump(exclude={"created"}) for r in alone
+    ]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import json
 import struct
+import tarfile
 import zipfile
+import zlib
 from collections.abc import Mapping
 
 PROTO = b"\x80\x02"
@@ -136,3 +138,45 @@ def patch_central(archive: bytes, member: str, offset: int, new: bytes) -> bytes
         at = archive.index(b"PK\x01\x02", at + 4)
     at += offset
     return archive[:at] + new + archive[at + len(new) :]
+
+
+def seven_zip(name: str, data: bytes) -> bytes:
+    """A 7-Zip archive of one stored file (format: 7zFormat.txt of the LZMA SDK)."""
+    encoded = name.encode("utf-16-le") + b"\0\0"
+    header = (
+        b"\x01\x04"  # header, main streams
+        + b"\x06\x00\x01\x09" + _seven(len(data)) + b"\x00"  # packed: position 0, one stream, its size
+        + b"\x07\x0b\x01\x00\x01\x01\x00\x0c" + _seven(len(data)) + b"\x00"  # one folder, one coder: copy
+        + b"\x08\x0a\x01" + struct.pack("<I", zlib.crc32(data)) + b"\x00"  # checksum of the one substream
+        + b"\x00"
+        + b"\x05\x01\x11" + _seven(len(encoded) + 1) + b"\x00" + encoded + b"\x00"  # one file, its name
+        + b"\x00"
+    )  # fmt: skip
+    start = struct.pack("<QQI", len(data), len(header), zlib.crc32(header))
+    return b"7z\xbc\xaf\x27\x1c\x00\x04" + struct.pack("<I", zlib.crc32(start)) + start + data + header
+
+
+def _seven(number: int) -> bytes:
+    # Numbers of up to four bytes, the first byte telling how many follow.
+    return b"\xf0" + struct.pack("<I", number)
+
+
+def tarred(members: Mapping[str, bytes]) -> bytes:
+    """A tar archive, as torch wrote its files before 2017."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as archive:
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return file.getvalue()
+
+
+def streamed_zip(members: Mapping[str, bytes], hidden: str) -> bytes:
+    """A zip archive whose central directory does not list ``hidden``."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data)
+        archive.filelist = [info for info in archive.filelist if info.filename != hidden]
+    return file.getvalue()
