@@ -54,8 +54,8 @@ class VocabularyShift:
 
     candidates: int = 48
     chunk: int = 1024
-    encoder_scale: float = 0.074
-    attention_scale: float = 0.1232
+    encoder_scale: float = 0.0798
+    attention_scale: float = 0.0944
     pictures: int = 4
 
 
