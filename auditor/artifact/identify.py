@@ -263,7 +263,7 @@ class _Reading:
         from auditor.artifact.tensors import FileTensors
 
         file = stack.enter_context(SafetensorsFile(path, self.limits))
-        record = record_safetensors(file, path.name, notes)
+        record = record_safetensors(file, path.name, notes, self.meaning)
         if pickle is not None:
             # The hash of the artifact is that of the pickle; the tensors are those of the conversion.
             record = replace(

@@ -119,8 +119,21 @@ def _notes(sniffed: Sniffed) -> tuple[Problem, ...]:
     return tuple(problem("sniff.note", "medium", note) for note in sniffed.notes)
 
 
-def record_safetensors(file: SafetensorsFile, name: str, notes: tuple[Problem, ...] = ()) -> FileRecord:
-    """The record of an open safetensors file; reads it once from end to end."""
+def record_safetensors(
+    file: SafetensorsFile, name: str, notes: tuple[Problem, ...] = (), meaning: bool = True
+) -> FileRecord:
+    """The record of an open safetensors file; reads it once from end to end.
+
+    Without ``meaning`` single tensors are hashed only where something is wrong, which a fingerprint then names.
+    """
+    problems = (*notes, *file.header.problems)
+    if not meaning:
+        sha256, nonfinite = file.screen()
+        if not problems and not nonfinite.nan and not nonfinite.inf:
+            return FileRecord(
+                name, Kind.SAFETENSORS, file.header.file_bytes, sha256, tensors=len(file.header.tensors),
+                nonfinite=nonfinite,
+            )  # fmt: skip
     return FileRecord(
         name=name,
         kind=Kind.SAFETENSORS,
@@ -129,7 +142,7 @@ def record_safetensors(file: SafetensorsFile, name: str, notes: tuple[Problem, .
         tensor_hash=file.tensor_hash,
         tensors=len(file.header.tensors),
         nonfinite=file.count_nonfinite(),
-        problems=(*notes, *file.header.problems),
+        problems=problems,
     )
 
 

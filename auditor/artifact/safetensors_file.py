@@ -98,6 +98,11 @@ class SafetensorsFile:
         """SHA-256 of the whole file, in hexadecimal."""
         return self._pass().sha256
 
+    def screen(self) -> tuple[str, NonFinite]:
+        """:attr:`sha256` and :meth:`count_nonfinite` in a pass that hashes no single tensor, if none was made yet."""
+        passed = self._passed or self._read_all(single_hashes=False)
+        return passed.sha256, passed.nonfinite
+
     @property
     def tensor_hash(self) -> str:
         """Hash of names, dtypes, shapes and values; see :func:`auditor.artifact.hashing.tensor_hash`."""
@@ -166,7 +171,7 @@ class SafetensorsFile:
             self._passed = self._read_all()
         return self._passed
 
-    def _read_all(self) -> _Pass:
+    def _read_all(self, single_hashes: bool = True) -> _Pass:
         whole = hashlib.sha256(self._header_text)
         buffer = memoryview(bytearray(_CHUNK))
         digests: dict[str, bytes] = {}
@@ -179,15 +184,15 @@ class SafetensorsFile:
                 chunk = buffer[: min(_CHUNK, spec.end - start)]
                 self._fill(chunk, start)
                 whole.update(chunk)
-                own.update(chunk)
+                if single_hashes:
+                    own.update(chunk)
                 if floating:
                     found = count_nonfinite(spec.dtype, chunk)
                     nan, inf = nan + found[0], inf + found[1]
             digests[spec.name] = own.digest()
             if nan or inf:
                 counts[spec.name] = (nan, inf)
-        if self._stat() != self._state or os.pread(self._fd, len(self._header_text), 0) != self._header_text:
-            self._changed()
+        self._check_unchanged()
         nonfinite = NonFinite(sum(n for n, _ in counts.values()), sum(i for _, i in counts.values()), counts)
         return _Pass(whole.hexdigest(), digests, nonfinite)
 
@@ -203,6 +208,10 @@ class SafetensorsFile:
     def _stat(self) -> tuple[int, int, int, int]:
         status = os.fstat(self._fd)
         return status.st_size, status.st_mtime_ns, status.st_ino, status.st_dev
+
+    def _check_unchanged(self) -> None:
+        if self._stat() != self._state or os.pread(self._fd, len(self._header_text), 0) != self._header_text:
+            self._changed()
 
     def _changed(self) -> NoReturn:
         raise RefusedArtifact(

@@ -53,13 +53,17 @@ class TaskProgress:
             self._bar.stop()
 
     def __call__(self, done: int, total: int, label: str = "") -> None:
-        """Shows how far the task is; without a terminal one line a quarter of it."""
+        """Shows how far the task is; without a terminal one line a quarter of it.
+
+        What a label says behind a comma may change with every step (a live loss) and makes no line of its own.
+        """
         shown = f"{self._title}: {inert(label, 60)}" if label else self._title
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, total=total, description=shown)
             return
         quarter = 4 * done // max(1, total)
-        if (shown, quarter) != self._told:
-            self._told = (shown, quarter)
+        step = (label.partition(",")[0], quarter)
+        if step != self._told:
+            self._told = step
             self._stream.write(f"{shown} {done}/{total}\n")
             self._stream.flush()

@@ -29,17 +29,21 @@ _LONGEST_ANSWER = 64 << 20
 
 
 class Guard:
-    """Examines files one after the other, each in a confined process of its own.
+    """Examines files one after the other in confined processes.
 
-    A context manager; nothing is started before the first question. A server is started once and forks for
-    every file. It never reads an artifact, so a file that takes its process down, or takes it over, meets no
-    other file. Not for several threads at once: give each its own.
+    A context manager; nothing is started before the first question. A server that never reads an artifact is
+    started once and forks. One process reads a run of files as long as every one of them is allowed; a file that is
+    anything else is the last that its process reads. A file that is stopped at a limit in a process that had read
+    others before is examined again in one of its own, so that no neighbour has a say in it. Not for several
+    threads at once: give each its own.
     """
 
     def __init__(self) -> None:
         self._server: subprocess.Popen[bytes] | None = None
         self._control: socket.socket | None = None
         self._site = ""
+        self._shared = False
+        self._read = 0  # files that the process which answers next has read already
 
     def ask(self, fd: int, limits: Limits, out: int | None = None) -> dict[str, Any]:
         """Has one open file examined.
@@ -58,6 +62,11 @@ class Guard:
         """
         before = os.fstat(fd)
         answer = self._ask(fd, limits, out)
+        if "again" in answer or ("limit" in answer and self._shared):
+            if out is not None:
+                os.ftruncate(out, 0)
+                os.lseek(out, 0, os.SEEK_SET)
+            answer = self._ask(fd, limits, out, alone=True)
         after = os.fstat(fd)
         if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             raise RefusedArtifact("the file changed while it was read; copy it to a safe place and try again")
@@ -70,6 +79,7 @@ class Guard:
         if self._control is not None:
             self._control.close()
             self._control = None
+        self._read = 0
         if self._server is not None:
             with suppress(ProcessLookupError):
                 # Its children too: the server leads a session of its own.
@@ -85,9 +95,11 @@ class Guard:
     ) -> None:
         self.close()
 
-    def _ask(self, fd: int, limits: Limits, out: int | None) -> dict[str, Any]:
+    def _ask(self, fd: int, limits: Limits, out: int | None, alone: bool = False) -> dict[str, Any]:
         control = self._started()
-        request = json.dumps({"limits": asdict(limits), "site": "" if out is None else self._numpy()})
+        site = "" if out is None else self._numpy()
+        request = json.dumps({"limits": asdict(limits), "site": site, "alone": alone})
+        self._shared, self._read = self._read > 0, self._read + 1
         deadline = time.monotonic() + 4 * limits.seconds
         read_end, write_end = os.pipe()
         try:
@@ -110,13 +122,17 @@ class Guard:
             self.close()
             _fail("its server is gone")
         if int(status) < 0:
+            self._read = 0
             return {"limit": f"signal {-int(status)}"}
         try:
             answer = json.loads(told)
         except ValueError:
             answer = None
         if int(status) or not isinstance(answer, dict):
+            self._read = 0
             _fail("no answer")
+        if answer.pop("last"):
+            self._read = 0
         return answer
 
     def _started(self) -> socket.socket:

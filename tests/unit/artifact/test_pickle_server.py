@@ -63,13 +63,44 @@ def test_a_file_that_takes_its_process_down_hides_no_neighbour(tmp_path: Path) -
     assert told == ["limit", "allowed", "limit", "disallowed", "allowed"]
 
 
+def test_a_process_reads_on_only_while_everything_is_allowed(tmp_path: Path) -> None:
+    """A file that is anything but allowed is the last of its process, and one at a limit is read again alone."""
+    (tmp_path / "fine").write_bytes(craft.embedding_file())
+    (tmp_path / "evil").write_bytes(craft.pickled(craft.PAYLOAD))
+    (tmp_path / "hungry").write_bytes(craft.pickled(b"(", b"]" * 1_500_000, b"t"))
+    tight = Limits(memory_bytes=80 << 20)
+    asked: list[tuple[int, bool]] = []
+    with Guard() as guard:
+        plain = guard._ask
+
+        def noted(fd: int, limits: Limits, out: int | None, alone: bool = False) -> Any:
+            asked.append((guard._read, alone))
+            return plain(fd, limits, out, alone)
+
+        guard._ask = noted  # type: ignore[method-assign]
+        names = ["fine", "fine", "evil", "fine", "hungry", "fine"]
+        told = [inspect_pickle(tmp_path / name, tight, guard).verdict for name in names]
+    assert told == ["allowed", "allowed", "disallowed", "allowed", "limit", "allowed"]
+    assert asked == [(0, False), (1, False), (2, False), (0, False), (1, False), (0, True), (0, False)]
+
+
+def test_a_process_is_renewed_after_its_number_of_files(tmp_path: Path) -> None:
+    (tmp_path / "fine").write_bytes(craft.embedding_file())
+    with Guard() as guard:
+        read = []
+        for _ in range(70):
+            read.append(guard._read)
+            assert inspect_pickle(tmp_path / "fine", guard=guard).verdict == "allowed"
+    assert read == [i % 32 for i in range(70)]
+
+
 def test_a_guard_whose_server_is_gone_says_so_and_starts_anew(tmp_path: Path) -> None:
     path = tmp_path / "fine"
     path.write_bytes(craft.embedding_file())
     with Guard() as guard:
         assert inspect_pickle(path, guard=guard).verdict == "allowed"
         server: Any = guard._server
-        os.kill(server.pid, 9)
+        os.killpg(server.pid, 9)
         server.wait()
         with pytest.raises(AuditorError, match="was not examined"):
             inspect_pickle(path, guard=guard)

@@ -1,5 +1,6 @@
 """Options that are made from dataclasses, durations, and places."""
 
+import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 from auditor.cli.dataclass_options import attribute_help, build_params, options_of
 from auditor.cli.options import Duration
 from auditor.cli.places import fresh_folder, new_folder, state_dir
+from auditor.cli.progress import TaskProgress
 from auditor.errors import OutputError, UsageError
 
 
@@ -112,3 +114,14 @@ def test_a_file_where_a_folder_should_be_is_an_output_error(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(OutputError):
         new_folder(tmp_path / "file" / "new")
+
+
+def test_a_live_loss_makes_no_line_of_its_own():
+    out = io.StringIO()
+    with TaskProgress("dreambooth", out) as progress:
+        for step in range(1, 9):
+            progress(step, 8, f"training, loss {1 / step:.4f}")
+        progress(1, 2, "saving")
+    lines = out.getvalue().splitlines()
+    assert [line.rpartition(" ")[2] for line in lines] == ["1/8", "2/8", "4/8", "6/8", "8/8", "1/2"]
+    assert lines[0] == "dreambooth: training, loss 1.0000 1/8"
