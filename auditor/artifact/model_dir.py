@@ -10,15 +10,17 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from auditor.artifact.family import FamilyMatch, match_family, named_like, title_of
 from auditor.artifact.peft_config import read_json_object
 from auditor.artifact.problems import Problem, problem
 from auditor.artifact.safetensors_header import read_header
 from auditor.artifact.sniff import Kind, sniff
 from auditor.errors import MalformedArtifact, RefusedArtifact
 from auditor.text import inert
+
+if TYPE_CHECKING:
+    from auditor.artifact.family import FamilyMatch
 
 __all__ = ["ModelDirectory", "PICKLE_KINDS", "WEIGHT_KINDS", "list_files", "read_model_directory"]
 
@@ -209,6 +211,9 @@ def _weight_kind(path: Path) -> Kind | None:
 
 def _family(folder: Path, weights: Mapping[str, Kind]) -> tuple[FamilyMatch, tuple[Problem, ...]]:
     """By the shapes of the denoiser where they can be read, else by its config; a contradiction is a problem."""
+    # The module lists of all families, which single files of a long queue never need.
+    from auditor.artifact.family import FamilyMatch, match_family, named_like, title_of
+
     denoiser = "transformer" if (folder / "transformer" / "config.json").is_file() else "unet"
     config = _config(folder / denoiser / "config.json")
     claimed, told = _told_by_unet(config) if denoiser == "unet" else _told_by_transformer(config)
