@@ -129,11 +129,9 @@ def record_safetensors(
     problems = (*notes, *file.header.problems)
     if not meaning:
         sha256, nonfinite = file.screen()
-        if not problems and not nonfinite.nan and not nonfinite.inf:
-            return FileRecord(
-                name, Kind.SAFETENSORS, file.header.file_bytes, sha256, tensors=len(file.header.tensors),
-                nonfinite=nonfinite,
-            )  # fmt: skip
+        if not problems and not nonfinite:
+            size, count = file.header.file_bytes, len(file.header.tensors)
+            return FileRecord(name, Kind.SAFETENSORS, size, sha256, tensors=count)
     return FileRecord(
         name=name,
         kind=Kind.SAFETENSORS,

@@ -98,10 +98,32 @@ class SafetensorsFile:
         """SHA-256 of the whole file, in hexadecimal."""
         return self._pass().sha256
 
-    def screen(self) -> tuple[str, NonFinite]:
-        """:attr:`sha256` and :meth:`count_nonfinite` in a pass that hashes no single tensor, if none was made yet."""
-        passed = self._passed or self._read_all(single_hashes=False)
-        return passed.sha256, passed.nonfinite
+    def screen(self) -> tuple[str, int]:
+        """:attr:`sha256`, and how many values are NaN or infinite; the pass tells no tensor from its neighbours."""
+        if self._passed is not None:
+            return self._passed.sha256, self._passed.nonfinite.nan + self._passed.nonfinite.inf
+        whole = hashlib.sha256(self._header_text)
+        buffer = memoryview(bytearray(_CHUNK))
+        found = 0
+        for dtype, first, end in self._runs():
+            floating = can_be_nonfinite(dtype)
+            for start in range(first, end, _CHUNK):
+                chunk = buffer[: min(_CHUNK, end - start)]
+                self._fill(chunk, start)
+                whole.update(chunk)
+                found += sum(count_nonfinite(dtype, chunk)) if floating else 0
+        self._check_unchanged()
+        return whole.hexdigest(), found
+
+    def _runs(self) -> list[tuple[str, int, int]]:
+        """Neighbouring tensors of one type as one stretch of data: (dtype, start, end)."""
+        runs: list[tuple[str, int, int]] = []
+        for spec in self.header.tensors.values():
+            if runs and runs[-1][0] == spec.dtype and runs[-1][2] == spec.start:
+                runs[-1] = (spec.dtype, runs[-1][1], spec.end)
+            else:
+                runs.append((spec.dtype, spec.start, spec.end))
+        return runs
 
     @property
     def tensor_hash(self) -> str:
@@ -171,7 +193,7 @@ class SafetensorsFile:
             self._passed = self._read_all()
         return self._passed
 
-    def _read_all(self, single_hashes: bool = True) -> _Pass:
+    def _read_all(self) -> _Pass:
         whole = hashlib.sha256(self._header_text)
         buffer = memoryview(bytearray(_CHUNK))
         digests: dict[str, bytes] = {}
@@ -184,8 +206,7 @@ class SafetensorsFile:
                 chunk = buffer[: min(_CHUNK, spec.end - start)]
                 self._fill(chunk, start)
                 whole.update(chunk)
-                if single_hashes:
-                    own.update(chunk)
+                own.update(chunk)
                 if floating:
                     found = count_nonfinite(spec.dtype, chunk)
                     nan, inf = nan + found[0], inf + found[1]

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from auditor.artifact.limits import Limits
 from auditor.artifact.nonfinite import count_nonfinite, float8_table
@@ -282,3 +284,25 @@ def test_headers_are_read_in_milliseconds(tmp_path: Path) -> None:
     begun = time.process_time()
     read_header(path)
     assert time.process_time() - begun < 1.0
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["F16", "F32", "BF16", "U8"]), st.integers(0, 5), st.booleans()),
+        min_size=1,
+        max_size=8,
+    )
+)
+def test_the_quick_pass_finds_what_the_full_one_finds(tmp_path_factory, tensors):
+    header, data = {}, b""
+    for i, (dtype, count, broken) in enumerate(tensors):
+        size = {"F16": 2, "BF16": 2, "F32": 4, "U8": 1}[dtype]
+        header[f"t{i}"] = {"dtype": dtype, "shape": [count], "data_offsets": [len(data), len(data) + count * size]}
+        data += (b"\xff" if broken else b"\x01") * count * size
+    path = tmp_path_factory.mktemp("quick") / "a.safetensors"
+    path.write_bytes(craft.safetensors(header, data))
+    with SafetensorsFile(path) as quick, SafetensorsFile(path) as full:
+        counted = full.count_nonfinite()
+        assert quick.screen() == (full.sha256, counted.nan + counted.inf)
+        assert full.screen() == quick.screen()
