@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from auditor.cli.main import Session
 from auditor.cli.options import PATH, base_options
 from auditor.text import did_you_mean, inert
 
@@ -93,6 +94,7 @@ def _fit(
     from auditor.cli.places import new_folder
     from auditor.cli.progress import TaskProgress
     from auditor.errors import UsageError
+    from auditor.personalize import CHECKPOINT
 
     if not images.is_dir():
         raise UsageError(
@@ -100,7 +102,10 @@ def _fit(
         )
     recipe = build_params(method.params, params)
     fresh = not out.exists()
-    new_folder(out)
+    new_folder(out, begun=CHECKPOINT)
+    # A checkpoint remembers what it is of: the same command goes on, any other is refused.
+    session = click.get_current_context().ensure_object(Session)
+    session.resume = f"auditor personalize {method.id} ... -o {inert(str(out), 300)}"
     try:
         import torch
 
@@ -115,4 +120,5 @@ def _fit(
         if fresh and not any(out.iterdir()):
             out.rmdir()
         raise
+    session.resume = ""
     click.echo(inert(str(path), 1000))

@@ -38,8 +38,10 @@ def fresh_folder(parent: Path, stem: str) -> Path:
     raise OutputError(f"'{inert(str(parent), 300)}' is full of runs; remove some")
 
 
-def new_folder(out: Path) -> Path:
+def new_folder(out: Path, begun: str = "") -> Path:
     """Checks that ``out`` can become the folder of something new, and makes it.
+
+    A folder that holds nothing but the file ``begun`` is one that an interrupted command left, and will do.
 
     Raises:
         UsageError: it holds something already, which is never written over.
@@ -47,7 +49,7 @@ def new_folder(out: Path) -> Path:
     """
     shown = inert(str(out), 300)
     try:
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        if out.exists() and (not out.is_dir() or any(item.name != begun for item in out.iterdir())):
             raise UsageError(f"'{shown}' exists already and is not written over; name a new folder with -o")
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

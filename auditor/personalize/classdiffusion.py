@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from auditor.contracts import Progress
+from auditor.personalize import CHECKPOINT
 from auditor.personalize.blocks.adapter_files import save_tensors
 from auditor.personalize.blocks.denoising import denoising_error, draw, mean_square
 from auditor.personalize.blocks.examples import Examples, load_examples
@@ -169,7 +170,7 @@ class _Method:
         takes both files as two parts.
         """
         examples = load_examples(data, base, params.prompt, skip_unreadable)
-        trained = train_classdiffusion(base, examples, params, progress, out / "checkpoint.safetensors")
+        trained = train_classdiffusion(base, examples, params, progress, out / CHECKPOINT)
         weights = save_tensors(
             out, WEIGHTS_FILE, trained.weights, {"modelspec.trigger_phrase": params.prompt}, half=False
         )

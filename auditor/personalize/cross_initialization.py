@@ -17,6 +17,7 @@ from torch import Tensor
 
 from auditor.contracts import Progress
 from auditor.errors import UsageError
+from auditor.personalize import CHECKPOINT
 from auditor.personalize.blocks.examples import Examples, load_examples
 from auditor.personalize.blocks.saving import save_provenance, save_word_vectors
 from auditor.personalize.blocks.words import Words, word_vectors
@@ -113,7 +114,7 @@ class _Method:
     ) -> Path:  # fmt: skip
         """Trains on a folder of pictures; writes ``learned_embeds.safetensors`` and its provenance into ``out``."""
         examples = load_examples(data, base, TEMPLATES[0].format(params.word), skip_unreadable)
-        learned = train_cross_initialization(base, examples, params, progress, out / "checkpoint.safetensors")
+        learned = train_cross_initialization(base, examples, params, progress, out / CHECKPOINT)
         path = save_word_vectors(out, params.word, learned.vectors)
         save_provenance(
             out, method=self.id, params=params, base=base, images=examples.hashes, files=[path],

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from auditor.contracts import Progress
+from auditor.personalize import CHECKPOINT
 from auditor.personalize.blocks.adapter_files import kohya_name, save_tensors
 from auditor.personalize.blocks.examples import Examples, load_examples
 from auditor.personalize.blocks.layers.adapted import adapted, linear_layers
@@ -127,7 +128,7 @@ class _Method:
     ) -> Path:  # fmt: skip
         """Trains on a folder of pictures; writes ``lokr.safetensors`` and ``provenance.json`` into ``out``."""
         examples = load_examples(data, base, params.prompt, skip_unreadable)
-        trained = train_diffusekrona(base, examples, params, progress, out / "checkpoint.safetensors")
+        trained = train_diffusekrona(base, examples, params, progress, out / CHECKPOINT)
         path = save_lokr(out, trained.factors, {"modelspec.trigger_phrase": params.prompt})
         save_provenance(
             out, method=self.id, params=params, base=base, images=examples.hashes, files=[path], loss=trained.log.final,

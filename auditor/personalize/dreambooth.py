@@ -14,6 +14,7 @@ from torch import nn
 
 from auditor.contracts import Progress
 from auditor.errors import UsageError
+from auditor.personalize import CHECKPOINT
 from auditor.personalize.blocks.beside import Beside, BesideLoss
 from auditor.personalize.blocks.examples import Examples, class_latents, load_examples
 from auditor.personalize.blocks.optimise import Optimisation, TrainingLog, optimise
@@ -118,7 +119,7 @@ class _Method:
     ) -> Path:  # fmt: skip
         """Trains on a folder of pictures; writes a float16 ``pipeline/`` folder and its provenance into ``out``."""
         examples = load_examples(data, base, params.prompt, skip_unreadable)
-        trained = train_dreambooth(base, examples, params, progress, out / "checkpoint.safetensors")
+        trained = train_dreambooth(base, examples, params, progress, out / CHECKPOINT)
         files = save_pipeline(out / "pipeline", base, trained.modules)
         save_provenance(
             out, method=self.id, params=params, base=base, images=examples.hashes, files=files, loss=trained.log.final

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from auditor.contracts import Progress
 from auditor.errors import UsageError
+from auditor.personalize import CHECKPOINT
 from auditor.personalize.blocks.beside import Beside, BesideLoss
 from auditor.personalize.blocks.examples import Examples, class_latents
 from auditor.personalize.blocks.optimise import Group, Optimisation, optimise
@@ -76,6 +77,7 @@ def train_dreambooth_lora(
     progress: Progress,
     prompts: list[str] | None = None,
     refine: Callable[[Components], None] | None = None,
+    checkpoint: Path | None = None,
 ) -> TrainedLora:
     """Trains the adapter; the base is as before afterwards, also after an exception.
 
@@ -86,6 +88,7 @@ def train_dreambooth_lora(
         progress: told of every step.
         prompts: one prompt an image; ``params.prompt`` for all by default.
         refine: called with the layers still in place, before they are read out, to train them further.
+        checkpoint: see :func:`auditor.personalize.blocks.optimise.optimise`.
 
     Raises:
         UsageError: prompts and images differ in number, or a parameter is out of range.
@@ -111,7 +114,9 @@ def train_dreambooth_lora(
         examples = Examples(images, latents, tuple(instance))
         second = Beside(prior, params.class_prompt, params.prior_weight)
         loss_of = BesideLoss(base, examples, second, params.batch, params.train_text_encoder)
-        log = optimise(groups, loss_of, Optimisation(params.steps, params.lr, seed=params.seed), progress)
+        identity = {"base": base.sha256, "params": vars(params), "images": Examples.hashes_of(images)}
+        recipe = Optimisation(params.steps, params.lr, seed=params.seed)
+        log = optimise(groups, loss_of, recipe, progress, checkpoint=checkpoint, identity=identity)
         if refine is not None:
             refine(base)
         states = lora_state(text) if params.train_text_encoder else {}
@@ -148,7 +153,7 @@ class _Method:
             )
         _check(params)
         images = load_images(data, base.image_size, skip_unreadable)
-        trained = train_dreambooth_lora(base, images, params, progress)
+        trained = train_dreambooth_lora(base, images, params, progress, checkpoint=out / CHECKPOINT)
         alpha = params.alpha or params.rank
         meta = {"modelspec.trigger_phrase": params.prompt}
         path = save_diffusers_lora(out, trained.unet, trained.text_encoder, params.rank, alpha, meta)

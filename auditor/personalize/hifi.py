@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from auditor.contracts import Progress
 from auditor.errors import UsageError
+from auditor.personalize import CHECKPOINT
 from auditor.personalize.blocks.denoising import denoising_error, draw, mean_square
 from auditor.personalize.blocks.examples import Examples, load_examples
 from auditor.personalize.blocks.masks import load_masks, to_latent_grid
@@ -157,7 +158,7 @@ class _Method:
         masks = load_masks(params.masks, data, base.image_size) if params.masks else None
         if masks is not None and len(masks) != len(examples):
             raise UsageError(f"{len(masks)} masks do not fit {len(examples)} readable pictures; take the others out")
-        trained = train_hifi(base, examples, masks, params, progress, out / "checkpoint.safetensors")
+        trained = train_hifi(base, examples, masks, params, progress, out / CHECKPOINT)
         path = save_steps(out, trained.learned)
         save_provenance(
             out, method=self.id, params=params, base=base, images=examples.hashes, files=[path],

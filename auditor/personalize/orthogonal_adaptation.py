@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from auditor.contracts import Progress
 from auditor.errors import UsageError
+from auditor.personalize import CHECKPOINT
 from auditor.personalize.blocks.adapter_files import save_tensors
 from auditor.personalize.blocks.examples import Examples, load_examples
 from auditor.personalize.blocks.layers.adapted import adapted
@@ -134,7 +135,7 @@ class _Method:
     ) -> Path:  # fmt: skip
         """Trains on a folder of pictures; writes ``pytorch_lora_weights.safetensors`` and its provenance."""
         examples = load_examples(data, base, params.prompt, skip_unreadable)
-        trained = train_orthogonal(base, examples, params, progress, out / "checkpoint.safetensors")
+        trained = train_orthogonal(base, examples, params, progress, out / CHECKPOINT)
         path = save_factors(out, trained.factors, {"modelspec.trigger_phrase": params.prompt})
         save_provenance(
             out, method=self.id, params=params, base=base, images=examples.hashes, files=[path], loss=trained.log.final,

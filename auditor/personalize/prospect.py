@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from auditor.contracts import Progress
 from auditor.errors import UsageError
+from auditor.personalize import CHECKPOINT
 from auditor.personalize.blocks.denoising import denoising_error, draw, mean_square
 from auditor.personalize.blocks.examples import Examples, load_examples
 from auditor.personalize.blocks.optimise import Group, Optimisation, Step, TrainingLog, optimise
@@ -155,7 +156,7 @@ class _Method:
     ) -> Path:  # fmt: skip
         """Trains on a folder of pictures; writes ``learned_stages.safetensors`` and its provenance into ``out``."""
         examples = load_examples(data, base, TEMPLATES[0].format(params.word), skip_unreadable)
-        trained = train_prospect(base, examples, params, progress, out / "checkpoint.safetensors")
+        trained = train_prospect(base, examples, params, progress, out / CHECKPOINT)
         path = save_staged_word(out, trained.staged)
         save_provenance(
             out, method=self.id, params=params, base=base, images=examples.hashes, files=[path], loss=trained.log.final

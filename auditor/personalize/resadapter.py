@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from auditor.contracts import Progress
 from auditor.errors import UsageError
+from auditor.personalize import CHECKPOINT
 from auditor.personalize.blocks.adapter_files import kohya_name, save_tensors
 from auditor.personalize.blocks.examples import Examples
 from auditor.personalize.blocks.layers.adapted import adapted
@@ -185,7 +186,7 @@ class _Method:
         sizes = [size for size in sizes_of(base, params.scales) if size != base.image_size]
         images = {size: load_images(data, size, skip_unreadable) for size in sizes}
         examples = {size: Examples.of(base, im, [params.prompt] * len(im)) for size, im in images.items()}
-        trained = train_resadapter(base, examples, params, progress, out / "checkpoint.safetensors")
+        trained = train_resadapter(base, examples, params, progress, out / CHECKPOINT)
         files = save_resolution(out, trained)
         save_provenance(
             out, method=self.id, params=params, base=base, images=examples[sizes[0]].hashes, files=files,

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from auditor.contracts import Progress
 from auditor.errors import UsageError
+from auditor.personalize import CHECKPOINT
 from auditor.personalize.blocks.adapter_files import kohya_name, save_tensors
 from auditor.personalize.blocks.attention_swap import queries_given, queries_kept
 from auditor.personalize.blocks.denoising import denoising_error, draw, mean_square
@@ -185,7 +186,7 @@ class _Method:
         Differences are float32: whether the ratio to the base's weight has rank three is in digits that float16 loses.
         """
         examples = load_examples(data, base, params.prompt, skip_unreadable)
-        trained = train_sigstyle(base, examples, params, progress, out / "checkpoint.safetensors")
+        trained = train_sigstyle(base, examples, params, progress, out / CHECKPOINT)
         named = {f"{kohya_name(path)}.diff": value for path, value in trained.differences.items()}
         weights = save_tensors(out, WEIGHTS_FILE, named, {"modelspec.trigger_phrase": params.prompt}, half=False)
         vectors = save_word_vectors(out, params.word, trained.vectors)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from auditor.contracts import Progress
 from auditor.errors import UsageError
+from auditor.personalize import CHECKPOINT
 from auditor.personalize.blocks.denoising import denoising_error, draw, mean_square
 from auditor.personalize.blocks.examples import Examples
 from auditor.personalize.blocks.optimise import Optimisation, Step, optimise
@@ -129,7 +130,7 @@ class _Method:
         picture only through :func:`auditor.personalize.blocks.pair.pair_sample`.
         """
         image = load_images(data, _DETAIL * base.image_size, skip_unreadable)
-        trained = train_sine(base, image, params, progress, out / "checkpoint.safetensors")
+        trained = train_sine(base, image, params, progress, out / CHECKPOINT)
         files = save_pipeline(out / "pipeline", base, trained.modules)
         save_provenance(
             out, method=self.id, params=params, base=base, images=Examples.hashes_of(image), files=files,

@@ -15,6 +15,7 @@ import torch
 
 from auditor.contracts import Progress
 from auditor.errors import UsageError
+from auditor.personalize import CHECKPOINT
 from auditor.personalize.blocks.beside import Beside
 from auditor.personalize.blocks.examples import Examples, load_examples
 from auditor.personalize.blocks.pipelines import save_pipeline
@@ -122,7 +123,7 @@ class _Method:
             sets.append(load_examples(params.grounds, base, params.grounds_prompt, skip_unreadable))
         aux = load_examples(params.aux, base, params.aux_prompt, skip_unreadable) if params.aux else None
         style = joined(sets)
-        trained = train_styleforge(base, style, aux, params, progress, out / "checkpoint.safetensors")
+        trained = train_styleforge(base, style, aux, params, progress, out / CHECKPOINT)
         files = save_pipeline(out / "pipeline", base, trained.modules)
         extra = {"aux_images": aux.hashes if aux else [], "prompts": list(style.prompts)}
         save_provenance(

@@ -12,6 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from auditor.contracts import Progress
+from auditor.personalize import CHECKPOINT
 from auditor.personalize.blocks.denoising import denoising_error, draw, mean_square
 from auditor.personalize.blocks.examples import Examples, load_examples
 from auditor.personalize.blocks.optimise import Group, Optimisation, Step, TrainingLog, optimise
@@ -126,7 +127,7 @@ class _Method:
     ) -> Path:  # fmt: skip
         """Trains on a folder of pictures; writes ``learned_embeds.safetensors`` and its provenance into ``out``."""
         examples = load_examples(data, base, TEMPLATES[0].format(params.word), skip_unreadable)
-        learned = train_textual_inversion(base, examples, params, progress, out / "checkpoint.safetensors")
+        learned = train_textual_inversion(base, examples, params, progress, out / CHECKPOINT)
         path = save_word_vectors(out, params.word, learned.vectors)
         save_provenance(
             out, method=self.id, params=params, base=base, images=examples.hashes, files=[path], loss=learned.log.final
