@@ -343,7 +343,26 @@ def _folder(folder: Path, limits: Limits, base: BaseModules | None, guard: Guard
     if any(record.refused for record in reading.extra):
         told = "another file of the folder holds a pickle that is not allowed; a loader may open it"
         reading.problems = (*reading.problems, problem("folder.refused_file", "high", told))
+    reading.problems = (*reading.problems, *_not_read_beside(reading.extra))
     sniffed = sniff(folder / chosen)
     if sniffed.kind is Kind.SAFETENSORS:
         return reading.safetensors(folder / chosen)
     return reading.other(folder / chosen, sniffed)
+
+
+def _not_read_beside(extra: tuple[FileRecord, ...]) -> tuple[Problem, ...]:
+    """Weights that lie beside the file that is read: a loader may take them instead, or as well.
+
+    The state of an optimiser is none: pickles count by the names that loaders look for.
+    """
+    others = [
+        record.name
+        for record in extra
+        if not record.refused and (record.kind is Kind.SAFETENSORS or record.name in _PREFERRED)
+    ]
+    if not others:
+        return ()
+    told = f"'{inert(others[0])}'" + (f" and {len(others) - 1} more" if len(others) > 1 else "")
+    return (
+        problem("folder.other_weights", "medium", f"{told} beside it was not read; name every file that is used"),
+    )

@@ -56,7 +56,7 @@ class SigStyle:
         seed: of every draw.
     """
 
-    word: str = "<style>"
+    word: str = "<look>"
     domain: str = "picture"
     init: str = "style"
     steps: int = 300

@@ -235,6 +235,7 @@ RULES: dict[str, Rule] = {
 _BY_CODE: dict[str, Rule] = {
     "pickle.broken": PICKLE_UNFINISHED,
     "pickle": PICKLE_ODD,
+    "folder.other_weights": CONFIGURATION,
     "folder.refused_file": PICKLE_GLOBALS,
     "zip": CONTAINER,
     "sniff": POLYGLOT,

@@ -167,6 +167,9 @@ def test_a_folder_with_one_weight_file_is_that_file(tmp_path):
     with identify(folder) as found:
         assert found.adapter.rank == 4
         assert len(found.files) == 3
+        (told,) = [p for p in found.problems if p.code == "folder.other_weights"]
+        assert told.severity == "medium"
+        assert "'other.safetensors' and 1 more beside it was not read" in told.detail
 
 
 def test_a_hostile_pickle_beside_the_weights_is_reported(tmp_path):
