@@ -136,6 +136,10 @@ class Guard:
         return answer
 
     def _started(self) -> socket.socket:
+        if self._server is not None and self._server.poll() is not None:
+            # Also where a process that it forked would still answer.
+            self.close()
+            _fail("its server is gone")
         if self._control is None:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
             with theirs:
