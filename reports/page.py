@@ -18,7 +18,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from reports import numbers, words
+from reports import control_words, numbers, words
 from reports.drawing import interval_svg, severity_svg, share_svg
 from reports.text import inert, inert_lines, paragraphs
 
@@ -86,7 +86,7 @@ def _environment() -> Environment:
         drawn=interval_svg,
         steps=severity_svg,
     )
-    environment.globals.update(share=share_svg, words=words)
+    environment.globals.update(share=share_svg, words=words, control_words=control_words)
     return environment
 
 

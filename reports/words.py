@@ -8,23 +8,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
-from reports.model import AuditReport, Control, Decision, Finding, Outcome, Result, Severity, Status
+from reports.model import AuditReport, Decision, Finding, Outcome, Result, Severity, Status
 from reports.numbers import interval, p_value, percent, quantity, realised_fpr
 
 __all__ = [
-    "CONTROLS",
-    "CONTROLS_LEAD",
     "DECISIONS",
     "EXIT_CODES",
-    "ControlGroup",
-    "ControlWords",
     "DecisionWords",
     "Gap",
     "accepted",
     "Reason",
     "baseline",
     "beyond",
-    "controls_by_scheme",
     "evaluated",
     "finding_counts",
     "gaps",
@@ -111,32 +106,6 @@ EXIT_CODES: tuple[tuple[str, str], ...] = (
 )
 
 
-@dataclass(frozen=True)
-class ControlWords:
-    """A control's status for people: its name, and what it means."""
-
-    title: str
-    meaning: str
-
-
-CONTROLS: Mapping[str, ControlWords] = MappingProxyType(
-    {
-        "met": ControlWords(
-            "Evidence for", "every probe that the control needs ran with enough n and coverage, as it has to"
-        ),
-        "not_met": ControlWords("Evidence against", "a probe that the control needs failed"),
-        "partial": ControlWords("Some evidence", "some of the probes that the control needs gave an answer"),
-        "not_assessed": ControlWords("Not assessed", "this audit has nothing to say about the control"),
-        "not_applicable": ControlWords("Not applicable", "it has no meaning for what was audited"),
-    }
-)
-"""By status of a control, in the order in which they are counted."""
-
-CONTROLS_LEAD = (
-    "What this audit can be evidence for in each framework. It is no statement that anything or anybody complies "
-    "with it: whether a control applies, and whether it is fulfilled, is for people to judge."
-)
-
 _SEVERITIES = list(Severity)
 _CONFIDENCES = ("low", "medium", "high")
 _REASON_LABELS = {
@@ -161,34 +130,6 @@ class Reason:
 
     label: str
     text: str
-
-
-@dataclass(frozen=True)
-class ControlGroup:
-    """The controls of one framework in one edition, in its own order."""
-
-    scheme: str
-    edition: str
-    controls: tuple[Control, ...]
-
-    @property
-    def counts(self) -> list[tuple[str, str, int]]:
-        """Status, its name, and how many controls have it, where there are any."""
-        found: Counter[str] = Counter(control.status for control in self.controls)
-        return [(status, CONTROLS[status].title, found[status]) for status in CONTROLS if found[status]]
-
-    @property
-    def counted(self) -> str:
-        """As in ``evidence for 2, not assessed 5``."""
-        return ", ".join(f"{title.lower()} {count}" for _, title, count in self.counts)
-
-
-def controls_by_scheme(report: AuditReport) -> list[ControlGroup]:
-    """The report's controls by framework and edition, in the order in which these first occur."""
-    groups: dict[tuple[str, str], list[Control]] = {}
-    for control in report.controls:
-        groups.setdefault((control.scheme, control.edition), []).append(control)
-    return [ControlGroup(scheme, edition, tuple(controls)) for (scheme, edition), controls in groups.items()]
 
 
 def reasons(report: AuditReport) -> list[Reason]:

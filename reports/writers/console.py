@@ -5,7 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable, Iterator
 
-from reports import numbers, words
+from reports import control_words, numbers, words
 from reports.model import AuditReport, Decision, Finding, Outcome, Result
 from reports.text import cells, fit, inert, paragraphs
 
@@ -185,15 +185,15 @@ def _controls(report: AuditReport) -> Iterator[str]:
     if not report.controls:
         return
     yield from ("", "EVIDENCE FOR CONTROLS")
-    yield from _wrapped(words.CONTROLS_LEAD, first="  ", indent="  ")
-    for group in words.controls_by_scheme(report):
+    yield from _wrapped(control_words.CONTROLS_LEAD, first="  ", indent="  ")
+    for group in control_words.controls_by_scheme(report):
         yield ""
         yield from _wrapped(
             f"{inert(group.scheme)} ({inert(group.edition, 40)}): {group.counted}", first="  ", indent="    "
         )
         for control in group.controls:
             title = f"  {_flat(control.title)}" if control.title else ""
-            status = words.CONTROLS[control.status].title.upper()
+            status = control_words.CONTROLS[control.status].title.upper()
             yield from _wrapped(f"{inert(control.id, 60)}{title}", first="  - ", indent="    ")
             yield from _wrapped(f"{status}. {_flat(control.reason)}", first="    ", indent="    ")
             if control.evidence:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from reports import page, words
+from reports import control_words, page, words
 from reports.exhibits import Exhibit, Exhibits
 from reports.model import AuditReport, Decision, Finding, Result
 
@@ -66,5 +66,5 @@ def render(report: AuditReport, evidence: Callable[[str], bytes], *, show_sensit
         effects=words.smallest_effects(report),
         evaluated=words.evaluated(report),
         reasons=words.reasons(report),
-        control_groups=words.controls_by_scheme(report),
+        control_groups=control_words.controls_by_scheme(report),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
-from reports import numbers, words
+from reports import control_words, numbers, words
 from reports.markup import code as _code
 from reports.markup import prose as _prose
 from reports.markup import table as _table
@@ -200,14 +200,14 @@ def _controls(report: AuditReport) -> Iterator[str]:
     if not report.controls:
         return
     yield "## Evidence for controls\n"
-    yield f"{words.CONTROLS_LEAD}\n"
-    for group in words.controls_by_scheme(report):
+    yield f"{control_words.CONTROLS_LEAD}\n"
+    for group in control_words.controls_by_scheme(report):
         yield f"### {_prose(group.scheme)} ({_prose(group.edition)})\n"
         yield f"{group.counted.capitalize()}.\n"
         rows = (
             (
                 f"{_code(c.id)} {_prose(c.title)}".rstrip(),
-                words.CONTROLS[c.status].title,
+                control_words.CONTROLS[c.status].title,
                 _prose(c.reason),
                 _codes(c.evidence),
                 _prose(c.limits),
