@@ -10,8 +10,7 @@ import torch
 from torch import nn
 
 from auditor.artifact.safetensors_write import write_arrays
-from auditor.errors import OutputError
-from auditor.text import inert
+from auditor.personalize.blocks.saving import make_folder
 
 __all__ = ["ATTENTION", "TEXT_ATTENTION", "injected", "lora_state", "save_diffusers_lora"]
 
@@ -86,10 +85,7 @@ def save_diffusers_lora(
             name = f"{prefix}.text_model.{key}" if bare else f"{prefix}.{key}"
             scale = alpha / rank if key.endswith("lora_B.weight") else 1.0
             out[name] = (value * scale).half().numpy()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write in '{inert(str(folder))}': {error.strerror}") from error
+    make_folder(folder)
     return write_arrays(folder / "pytorch_lora_weights.safetensors", out, {"format": "pt", **metadata})
 
 

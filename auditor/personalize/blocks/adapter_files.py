@@ -8,8 +8,7 @@ from pathlib import Path
 from torch import Tensor
 
 from auditor.artifact.safetensors_write import write_arrays
-from auditor.errors import OutputError
-from auditor.text import inert
+from auditor.personalize.blocks.saving import make_folder
 
 __all__ = ["kohya_name", "save_tensors"]
 
@@ -34,10 +33,7 @@ def save_tensors(
     Raises:
         OutputError: the file is there already, or cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write in '{inert(str(folder), 200)}': {error.strerror}") from error
+    make_folder(folder)
     arrays = {
         key: (value.detach().half() if half else value.detach().float()).cpu().numpy() for key, value in tensors.items()
     }
