@@ -22,7 +22,7 @@ from auditor.pipeline.components import Components
 from auditor.pipeline.loading import looks_ahead
 from auditor.text import inert
 
-__all__ = ["Changes", "ModuleChange", "changes_of"]
+__all__ = ["Changes", "ModuleChange", "changes_of", "find_module"]
 
 _TEXT_PREFIX = "text_model."
 
@@ -108,7 +108,7 @@ def _add_adapter(adapter: Adapter, components: Components, changes: Changes) -> 
 
 def _apply(component: str, path: str, delta: Delta, components: Components, changes: Changes) -> bool:
     model = components.modules.get(component)
-    found = _find(model, path) if model is not None else None
+    found = find_module(model, path) if model is not None else None
     if found is None:
         return False
     name, module = found
@@ -178,7 +178,8 @@ def _parameter(module: torch.nn.Module, name: str) -> Tensor:
     return found
 
 
-def _find(model: torch.nn.Module, path: str) -> tuple[str, torch.nn.Module] | None:
+def find_module(model: torch.nn.Module, path: str) -> tuple[str, torch.nn.Module] | None:
+    """The module that an adapter names by ``path``, and its own path in the base; None if there is none."""
     for name in (path, path.removeprefix(_TEXT_PREFIX), _TEXT_PREFIX + path):
         try:
             return name, model.get_submodule(name)

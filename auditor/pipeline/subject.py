@@ -16,8 +16,10 @@ from typing import Any, Literal, Self
 import torch
 from torch import Tensor
 
+from auditor.artifact.covariates import covariates_of
 from auditor.artifact.identify import Identified
 from auditor.contracts import Capability
+from auditor.pipeline.base_weights import BaseWeights
 from auditor.pipeline.components import Components
 from auditor.pipeline.conditioning import Conditioning, encode_context, encode_images, encode_prompts
 from auditor.pipeline.denoiser import Denoiser
@@ -238,6 +240,7 @@ class Subject:
         self.tuned_tokenizers, self._swaps = self._prepare()
         self.base, self.tuned = View(self, "base"), View(self, "tuned")
         self._coverage: Coverage | None = None
+        self._covariates: dict[str, float | str] | None = None
 
     @property
     def capabilities(self) -> frozenset[Capability]:
@@ -250,6 +253,15 @@ class Subject:
         if self._coverage is None:
             self._coverage = self._prove()
         return self._coverage
+
+    @property
+    def covariates(self) -> dict[str, float | str]:
+        """Recipe and size of the parts, measured; see :func:`auditor.artifact.covariates.covariates_of`."""
+        if self._covariates is None:
+            adapters = [part.adapter for part in self.artifacts if part.adapter is not None]
+            with self.active("base"):
+                self._covariates = covariates_of(adapters, BaseWeights(self.components))
+        return self._covariates
 
     @contextmanager
     def active(self, name: Name) -> Iterator[None]:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from auditor.contracts import Capability, NoParams, Run, Stage
 from auditor.registry import probe
 from reports.model import Finding, Outcome, Result
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
+    from auditor.artifact.features import BaseWeight
+    from auditor.pipeline.components import Components
     from auditor.pipeline.subject import Subject
 
 __all__ = ["recipe"]
@@ -56,7 +55,8 @@ def recipe(subject: Subject, params: NoParams, run: Run) -> Iterator[Result | Fi
     """
     from auditor.artifact.recipe import classify
 
-    base = _base_weights(subject)
+    components = getattr(subject, "components", None)  # none where only files are there
+    base = None if components is None else _weights_of(components)
     adapters = [artifact.adapter for artifact in subject.artifacts if artifact.adapter is not None]
     guesses = [classify(adapter, base) for adapter in adapters]
     known = [guess for guess in guesses if guess.kind != "unknown"]
@@ -88,20 +88,7 @@ def recipe(subject: Subject, params: NoParams, run: Run) -> Iterator[Result | Fi
     )
 
 
-def _base_weights(subject: Subject) -> Any:
-    """Base weights by component and module path, or None where only files are there."""
-    components = getattr(subject, "components", None)
-    if components is None:
-        return None
+def _weights_of(components: Components) -> BaseWeight:
+    from auditor.pipeline.base_weights import BaseWeights
 
-    def weight(component: str, path: str) -> NDArray[np.float64] | None:
-        model = components.modules.get(component)
-        for name in (path, path.removeprefix("text_model.")):
-            try:
-                found = model.get_submodule(name).weight if model is not None else None
-            except AttributeError:
-                continue
-            return None if found is None else found.detach().double().cpu().numpy()
-        return None
-
-    return weight
+    return BaseWeights(components).weight
