@@ -1,0 +1,123 @@
+"""Making the members of the zoo: trained once, kept outside the tree under the hash of what made them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from auditor.banks import params_document
+from auditor.contracts import Progress
+from auditor.personalize.lora import save_diffusers_lora
+from auditor.personalize.many import Job, shape_of, train_many
+from auditor.pipeline.components import Components
+from auditor.proving.zoo.members import Member
+from auditor.proving.zoo.subjects import Pictures, images_of, prompts_of, write_pictures
+from auditor.registry import METHODS
+
+__all__ = ["batches", "home_of", "make", "zoo_folder"]
+
+RECORD = "member.json"
+TOGETHER = 8
+"""Low-rank adapters trained in one pass."""
+
+
+def zoo_folder() -> Path:
+    """Where members are kept: ``AUDITOR_ZOO``, else the user's cache folder."""
+    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(os.environ.get("AUDITOR_ZOO") or Path(cache) / "personalized-model-auditor" / "zoo")
+
+
+def home_of(member: Member, base: Components, zoo: Path) -> Path:
+    """The folder of a member, there or not; a base has its own."""
+    return zoo / base.sha256[:16] / member.digest[:24]
+
+
+def batches(members: Sequence[Member]) -> Iterator[list[Member]]:
+    """Members that are made together: low-rank ones of one shape by eights, others alone; first come, first made."""
+    waiting: dict[object, list[Member]] = defaultdict(list)
+    for member in members:
+        if member.method != "dreambooth-lora":
+            yield [member]
+            continue
+        group = waiting[shape_of(member.params)]
+        group.append(member)
+        if len(group) == TOGETHER:
+            yield waiting.pop(shape_of(member.params))
+    yield from waiting.values()
+
+
+def make(members: Sequence[Member], base: Components, zoo: Path) -> None:
+    """Trains one of :func:`batches`; a member is in the cache whole or not at all, and what is there is kept."""
+    missing = [member for member in members if not home_of(member, base, zoo).exists()]
+    if not missing:
+        return
+    if missing[0].method == "dreambooth-lora":
+        _make_loras(missing, base, zoo)
+    else:
+        _make_alone(missing[0], base, zoo)
+
+
+def _make_loras(members: Sequence[Member], base: Components, zoo: Path) -> None:
+    jobs = [
+        Job(images_of(m.pictures), m.params, tuple(prompts_of(m.pictures, m.params.prompt))) for m in members
+    ]
+    for member, trained in zip(members, train_many(base, jobs, _silent), strict=True):
+        recipe = member.params
+        with _Home(member, base, zoo) as part:
+            meta = {"modelspec.trigger_phrase": recipe.prompt}
+            alpha = recipe.alpha or recipe.rank
+            save_diffusers_lora(part, trained.unet, trained.text_encoder, recipe.rank, alpha, meta)
+
+
+def _make_alone(member: Member, base: Components, zoo: Path) -> None:
+    params = member.params
+    with tempfile.TemporaryDirectory() as scratch, _Home(member, base, zoo) as part:
+        if getattr(params, "aux_weight", 0.0):
+            beside = Pictures("mixture", 6, member.pictures.seed)
+            params = replace(params, aux=write_pictures(beside, Path(scratch) / "aux"))
+        images = write_pictures(member.pictures, Path(scratch) / "images")
+        METHODS.get(member.method).fit(base, images, params, part, _silent)
+
+
+class _Home:
+    """A folder that gets its name when everything in it is written."""
+
+    def __init__(self, member: Member, base: Components, zoo: Path) -> None:
+        self._member = member
+        self._final = home_of(member, base, zoo)
+        self._part = self._final.with_name(f"{self._final.name}.{os.getpid()}.part")
+
+    def __enter__(self) -> Path:
+        shutil.rmtree(self._part, ignore_errors=True)
+        self._part.mkdir(parents=True)
+        return self._part
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            shutil.rmtree(self._part, ignore_errors=True)
+            return
+        member = self._member
+        record = {
+            "method": member.method,
+            "digest": member.digest,
+            "pictures": vars(member.pictures),
+            "params": params_document(member.params),
+        }
+        (self._part / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", "utf-8")
+        try:
+            self._part.replace(self._final)
+        except OSError:
+            # Another process was faster; what it made is the same.
+            shutil.rmtree(self._part)
+            if not self._final.exists():
+                raise
+
+
+def _silent(done: int, total: int, label: str = "") -> None:
+    pass

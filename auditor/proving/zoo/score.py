@@ -1,0 +1,76 @@
+"""What the calibrated probes measure on a member of the zoo, and what its files say of its recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from auditor.artifact.identify import Identified, identify
+from auditor.artifact.recipe import classify
+from auditor.errors import AuditorError
+from auditor.pipeline.components import Components
+from auditor.pipeline.subject import Subject
+from auditor.probes.backdoor.vocabulary_shift import VocabularyShift, scan_vocabulary
+from auditor.probes.behaviour.drift import Drift, measure_drift
+from auditor.proving.memory_run import MemoryRun
+
+__all__ = ["Measured", "measure", "parts_of"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A subject's scores.
+
+    Attributes:
+        kinds: kind of every part, as ``static.recipe`` names it.
+        covariates: see :func:`auditor.artifact.covariates.covariates_of`; empty where the parts were refused.
+        coverage: keys that applied, and keys there are.
+        scores: by name; empty where no weight of the base changes, so that neither probe measures anything.
+        found: what the scan of the vocabulary named.
+        refused: why the parts could not be put on the base, in one sentence; empty where they could.
+    """
+
+    kinds: tuple[str, ...]
+    covariates: dict[str, float | str] = field(default_factory=dict)
+    coverage: tuple[int, int] = (0, 0)
+    scores: dict[str, float] = field(default_factory=dict)
+    found: dict[str, str] = field(default_factory=dict)
+    refused: str = ""
+
+
+def parts_of(home: Path) -> list[Path]:
+    """What of a method's output folder is audited: its pipeline, or every file of weights."""
+    pipeline = home / "pipeline"
+    return [pipeline] if pipeline.is_dir() else sorted(home.glob("*.safetensors"))
+
+
+def measure(base: Components, paths: Sequence[Path]) -> Measured:
+    """Scores of both probes at their default parameters; the base is as before afterwards."""
+    parts = [identify(path) for path in paths]
+    try:
+        with Subject(base, parts) as subject:
+            covariates = subject.covariates
+            coverage = (subject.coverage.keys_applied, subject.coverage.keys_total)
+            scores, found = _scores(subject) if subject.changes.components else ({}, {})
+            return Measured(_kinds(parts), covariates, coverage, scores, found)
+    except AuditorError as problem:
+        return Measured(_kinds(parts), refused=str(problem))
+
+
+def _scores(subject: Subject) -> tuple[dict[str, float], dict[str, str]]:
+    scan = scan_vocabulary(subject, VocabularyShift(), MemoryRun("backdoor.vocabulary_shift"))
+    drifted = measure_drift(subject, Drift(), MemoryRun("behaviour.drift"))
+    scores = {
+        "vocabulary_shift": float(scan["score"]),
+        "encoder_excess": float(scan["encoder_excess"]),
+        "attention_excess": float(scan["attention_excess"]),
+        "drift": float(drifted["score"]),
+    }
+    top = scan["top"][0]
+    return scores, {"entry": top["text"], "target": top["target"], "code_points": top["code_points"]}
+
+
+def _kinds(parts: Sequence[Identified]) -> tuple[str, ...]:
+    return tuple("whole model" if part.adapter is None else classify(part.adapter).kind for part in parts)
