@@ -6,25 +6,30 @@ A bank is one JSON file. :func:`bank_for` finds the one that fits a probe, its p
 
 from __future__ import annotations
 
+from auditor.banks.adjust import Adjustment, fit_adjustment
 from auditor.banks.build import build_bank, write_bank
 from auditor.banks.find import bank_directories, bank_for, load_bank
 from auditor.banks.model import BankAdapter, BankData, RealisedFpr, Recipe
 from auditor.banks.params import params_document, params_sha256
-from auditor.banks.split import SPLITS, Split, split_of
+from auditor.banks.split import SPLITS, Split, adapters_needed, split_of, split_of_recipe
 
 __all__ = [
     "SPLITS",
+    "Adjustment",
     "BankAdapter",
     "BankData",
     "RealisedFpr",
     "Recipe",
     "Split",
+    "adapters_needed",
     "bank_directories",
     "bank_for",
     "build_bank",
+    "fit_adjustment",
     "load_bank",
     "params_document",
     "params_sha256",
     "split_of",
+    "split_of_recipe",
     "write_bank",
 ]

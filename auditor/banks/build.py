@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from auditor.banks.adjust import Adjustment
 from auditor.banks.model import BankAdapter, BankData, RealisedFpr
 from auditor.banks.params import params_document, params_sha256
 from auditor.contracts import Params, Probe
@@ -28,6 +29,7 @@ def build_bank(
     adapters: Iterable[BankAdapter],
     alpha: float,
     params: Params | None = None,
+    adjustment: Adjustment | None = None,
 ) -> BankData:
     """A bank with its realised false-positive rate on the certify split, and its hash.
 
@@ -39,6 +41,7 @@ def build_bank(
         adapters: clean ones only, in the zoo's order.
         alpha: level to certify at.
         params: of the probe; its defaults if None.
+        adjustment: what recipes account for, fitted on these adapters (:func:`auditor.banks.fit_adjustment`).
 
     Raises:
         StatisticsError: too few adapters to calibrate at ``alpha``: a rate of 0 would then mean nothing.
@@ -53,6 +56,7 @@ def build_bank(
         params_sha256=params_sha256(used),
         base_sha256=base_sha256,
         score=score,
+        adjustment=adjustment,
         alpha=alpha,
         adapters=tuple(adapters),
     )
@@ -66,13 +70,13 @@ def build_bank(
 
 
 def _realised(bank: BankData) -> RealisedFpr | None:
-    scores = bank.scores(split="certify")
-    if not scores.size:
+    certify = [adapter for adapter in bank.adapters if adapter.split == "certify"]
+    if not certify:
         return None
-    alarms = sum(bank.p_value(float(score)) <= bank.alpha for score in scores)
-    exact = clopper_pearson(alarms, scores.size, LEVEL)
+    alarms = sum(map(bank.alarm, certify))
+    exact = clopper_pearson(alarms, len(certify), LEVEL)
     ci = Interval(method=exact.method, level=exact.level, low=exact.low, high=exact.high)
-    return RealisedFpr(alarms=alarms, n=scores.size, ci=ci)
+    return RealisedFpr(alarms=alarms, n=len(certify), ci=ci)
 
 
 def write_bank(bank: BankData, folder: Path) -> Path:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from functools import cached_property
 from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from auditor.banks.adjust import Adjustment
 from auditor.banks.split import Split
 from auditor.contracts import JsonValue
 from auditor.errors import UsageError
@@ -54,6 +56,17 @@ class BankAdapter(_Model):
     recipe: Recipe
     scores: Scores
 
+    def covariate(self, name: str) -> float | str:
+        """A covariate of its recipe.
+
+        Raises:
+            UsageError: it has none of that name.
+        """
+        known: dict[str, float | str] = {**self.recipe.model_dump(exclude={"extra"}), **self.recipe.extra}
+        if name not in known:
+            raise UsageError(f"there is no covariate '{inert(name)}'{did_you_mean(name, known)}")
+        return known[name]
+
 
 class RealisedFpr(_Model):
     """False alarms on the certify split at the bank's alpha, with a Clopper-Pearson interval."""
@@ -71,12 +84,13 @@ class BankData(_Model):
         probe: id of the probe; ``probe_version`` and ``params_sha256`` say which form of it.
         base_sha256: hash of the base that the adapters were trained on.
         score: name of the score that p-values are for; larger is more suspicious.
+        adjustment: what is taken out of the score before it is judged; nothing without.
         alpha: level in (0, 1) at which ``realised_fpr`` was measured.
         sha256: of everything else, see :meth:`digest`.
     """
 
     format: Literal["auditor.bank"] = "auditor.bank"
-    format_version: Literal[1] = 1
+    format_version: Literal[1, 2] = 2
     id: str
     probe: str
     probe_version: int
@@ -84,6 +98,7 @@ class BankData(_Model):
     params_sha256: Sha256
     base_sha256: Sha256
     score: str
+    adjustment: Adjustment | None = None
     alpha: Number = Field(gt=0, lt=1)
     adapters: tuple[BankAdapter, ...]
     realised_fpr: RealisedFpr | None = None
@@ -130,19 +145,39 @@ class BankData(_Model):
             raise UsageError(f"score '{inert(name)}' of bank {inert(self.id)} varies in length")
         return np.array(values, dtype=np.float64)
 
-    def p_value(self, score: float, name: str = "") -> float:
+    def p_value(self, score: float, covariates: Mapping[str, float | str] | None = None) -> float:
         """Conformal p-value of a score against the calibrate split, ties conservative.
 
         It is never below :attr:`p_floor`.
 
         Args:
             score: larger is more suspicious; infinity allowed.
-            name: which score; default the main one.
+            covariates: measured on the same subject; needed by a bank that compares by them.
 
         Raises:
             StatisticsError: ``score`` is NaN.
+            UsageError: the bank compares by a covariate that is not given.
         """
-        return conformal_p(float(score), self.scores(name, "calibrate"))
+        return conformal_p(self.judged(score, covariates or {}), self._calibrate)
+
+    def judged(self, score: float, covariates: Mapping[str, float | str]) -> float:
+        """The score as it is judged: less what the recipe accounts for, where the bank takes that out."""
+        return float(score) if self.adjustment is None else self.adjustment.rest(float(score), covariates)
+
+    @cached_property
+    def _calibrate(self) -> NDArray[np.float64]:
+        chosen = [a for a in self.adapters if a.split == "calibrate"]
+        return np.array([self._judged(a) for a in chosen])
+
+    def _judged(self, adapter: BankAdapter) -> float:
+        value = adapter.scores[self.score]
+        assert isinstance(value, float)  # held by the validator
+        names = self.adjustment.names if self.adjustment else ()
+        return self.judged(value, {name: adapter.covariate(name) for name in names})
+
+    def alarm(self, adapter: BankAdapter) -> bool:
+        """Whether one of the bank's adapters would be held back at its ``alpha``."""
+        return conformal_p(self._judged(adapter), self._calibrate) <= self.alpha
 
     def out_of_support(self, covariates: Mapping[str, float | str]) -> tuple[str, ...]:
         """What of ``covariates`` the fit and calibrate splits do not cover, one clause each.
@@ -166,9 +201,7 @@ class BankData(_Model):
             if adapter.split == "certify":
                 group = str(self._covariate(adapter, covariate))
                 alarms, n = table.get(group, (0, 0))
-                value = adapter.scores[self.score]
-                assert isinstance(value, float)  # held by the validator
-                table[group] = (alarms + (self.p_value(value) <= self.alpha), n + 1)
+                table[group] = (alarms + self.alarm(adapter), n + 1)
         return dict(sorted(table.items()))
 
     def reference(self) -> Bank:
@@ -184,7 +217,9 @@ class BankData(_Model):
 
     def digest(self) -> str:
         """SHA-256 of the canonical JSON of everything but ``sha256``, in hex."""
-        body = self.model_dump(mode="json", exclude={"sha256"})
+        # Absent, it is left out, so that banks of the first format keep their hash.
+        left_out = {"sha256"} if self.adjustment else {"sha256", "adjustment"}
+        body = self.model_dump(mode="json", exclude=left_out)
         text = json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -199,9 +234,7 @@ class BankData(_Model):
         return f"{name} {shown} is outside the bank's {min(numbers):g} to {max(numbers):g}"
 
     def _covariate(self, adapter: BankAdapter, name: str) -> float | str:
-        recipe = adapter.recipe
-        known: dict[str, float | str] = {**recipe.model_dump(exclude={"extra"}), **recipe.extra}
-        if name not in known:
-            hint = did_you_mean(name, known)
-            raise UsageError(f"bank {inert(self.id)} has no covariate '{inert(name)}'{hint}")
-        return known[name]
+        try:
+            return adapter.covariate(name)
+        except UsageError as problem:
+            raise UsageError(f"bank {inert(self.id)}: {problem}") from None

@@ -6,28 +6,24 @@ from pathlib import Path
 
 import click
 
-from auditor.cli.options import PATH
+from auditor.cli.options import PATH, base_options
 from auditor.text import inert
 
 __all__ = ["calibrate"]
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.argument("probe")
+@click.argument("probes", nargs=-1, metavar="[PROBE]...")
 @click.option(
+    "--adapters",
     "--clean",
+    "adapters",
     type=PATH,
     required=True,
     metavar="DIR",
-    help="Folder of clean adapters, one file or folder each.",
+    help="Folder of clean adapters that you trust, one file or folder each.",
 )
-@click.option(
-    "--base",
-    metavar="REF",
-    help="Base model: a folder, or a hub id with --revision (default: the embedded base).",
-)
-@click.option("--revision", default="", metavar="SHA", help="Commit hash of a hub id.")
-@click.option("--device", default="auto", show_default=True, metavar="D")
+@base_options
 @click.option("--alpha", type=click.FloatRange(0, 0.5, min_open=True), default=0.05, show_default=True)
 @click.option(
     "-o",
@@ -37,17 +33,26 @@ __all__ = ["calibrate"]
     help="Where banks go (default: the user's bank folder, which audits read).",
 )
 def calibrate(
-    probe: str, clean: Path, base: str | None, revision: str, device: str, alpha: float, out: Path | None
+    probes: tuple[str, ...],
+    adapters: Path,
+    base: str | None,
+    revision: str,
+    allow_download: bool,
+    device: str,
+    alpha: float,
+    out: Path | None,
 ) -> None:
-    """Score clean adapters with PROBE, so that its later scores on the same base get a p-value.
+    """Score clean adapters with PROBE (default: every probe that is judged by a bank), so that later scores on the
+    same base get a p-value. Banks are score vectors of a few kilobytes, never models.
 
     \b
-    Example:
-      auditor calibrate backdoor.vocabulary_shift --base ./sd15 --clean ./clean-loras
+    Examples:
+      auditor calibrate --base ./sd15 --adapters ./clean-loras
+      auditor calibrate backdoor.vocabulary_shift --base ./sd15 --adapters ./clean-loras --alpha 0.01 -o banks
 
     \b
-    Exit codes: 0 bank written, 2 it could not be made, 64 usage
-    """  # noqa: D301
+    Exit codes: 0 banks written, 2 they could not be made, 64 usage
+    """  # noqa: D205, D301
     from auditor.banks import bank_directories, write_bank
     from auditor.cli.progress import TaskProgress
     from auditor.errors import UsageError
@@ -55,13 +60,17 @@ def calibrate(
     from auditor.proving.calibrate import calibrate as run
     from auditor.registry import PROBES
 
-    chosen = PROBES.get(probe)
-    if not clean.is_dir():
-        raise UsageError(f"'{inert(str(clean))}' is not a folder of clean adapters")
-    adapters = sorted(path for path in clean.iterdir() if not path.name.startswith("."))
-    with TaskProgress(f"calibrating {probe}") as progress:
-        bank = run(chosen, load_base(base, device, revision=revision), adapters, progress, alpha)
-    path = write_bank(bank, out or bank_directories()[-2])
-    fpr = bank.realised_fpr
-    told = f", {fpr.alarms} of {fpr.n} held back on the certify split" if fpr else ""
-    click.echo(f"{path}: {bank.size} calibrate{told}")
+    chosen = [PROBES.get(name) for name in probes or PROBES.names() if probes or PROBES.get(name).bank]
+    without = [probe.id for probe in chosen if not probe.bank]
+    if without:
+        raise UsageError(f"probe '{without[0]}' is not judged by a bank; leave it out")
+    if not adapters.is_dir():
+        raise UsageError(f"'{inert(str(adapters))}' is not a folder of clean adapters")
+    found = sorted(path for path in adapters.iterdir() if not path.name.startswith("."))
+    with TaskProgress("calibrating") as progress:
+        banks = run(chosen, load_base(base, device, allow_download, revision), found, progress, alpha)
+    for bank in banks:
+        path = write_bank(bank, out or bank_directories()[-2])
+        fpr = bank.realised_fpr
+        told = f", {fpr.alarms} of {fpr.n} held back on the certify split" if fpr else ""
+        click.echo(f"{inert(str(path), 1000)}: {bank.size} calibrate{told}")

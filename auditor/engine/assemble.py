@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from auditor.banks import adapters_needed
 from auditor.engine.execute import outcomes
 from auditor.engine.gates import adjust_for_multiplicity, coverage_gap, gate_findings
 from auditor.engine.plan import AuditPlan
@@ -92,7 +93,9 @@ def limitations(plan: AuditPlan, subject: Subject, results: Sequence[Result]) ->
         Limitation(
             topic=node.probe.id,
             text="Not calibrated: no bank of clean adapters was found that fits, so its evidence carries no "
-            f"error rate. This would settle it: auditor calibrate {node.probe.id} --base {_base(subject)} --clean DIR",
+            "error rate. This would settle it: "
+            f"auditor calibrate {node.probe.id} --base {_base(subject)} --adapters DIR, "
+            f"with {adapters_needed(node.alpha)} clean adapters or more for its level of {node.alpha:.2g}",
         )
         for node in plan.nodes
         if node.probe.bank and _ran_uncalibrated(node.probe.id, results)

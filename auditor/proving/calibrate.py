@@ -1,4 +1,4 @@
-"""A bank for any base, from clean adapters that the user has: what turns uncalibrated evidence into a p-value."""
+"""Banks for any base, from clean adapters that the user has: what turns uncalibrated evidence into a p-value."""
 
 from __future__ import annotations
 
@@ -7,29 +7,45 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from auditor.artifact.covariates import NO_CHANGE
 from auditor.artifact.identify import Identified, identify
-from auditor.banks import BankAdapter, BankData, Recipe, build_bank, split_of
+from auditor.banks import (
+    BankAdapter,
+    BankData,
+    Recipe,
+    adapters_needed,
+    build_bank,
+    fit_adjustment,
+    split_of,
+)
 from auditor.contracts import Probe, Progress
 from auditor.errors import UsageError
 from auditor.pipeline.components import Components
 from auditor.pipeline.subject import Subject
 from auditor.proving.memory_run import MemoryRun
-from auditor.stats import bank_size_for
 from auditor.text import inert
 from reports.model import Result
 
 __all__ = ["calibrate"]
 
+FIT_FROM = 40
+"""Adapters in the fit split from which on what recipes account for is taken out; fewer cannot tell it."""
+_NORMS = {"denoiser_norm": NO_CHANGE, "text_norm": NO_CHANGE}
+
 
 def calibrate(
-    probe: Probe, base: Components, adapters: Sequence[Path], progress: Progress, alpha: float = 0.05
-) -> BankData:
-    """Scores clean adapters with a probe and makes a bank of them.
+    probes: Sequence[Probe],
+    base: Components,
+    adapters: Sequence[Path],
+    progress: Progress,
+    alpha: float = 0.05,
+) -> list[BankData]:
+    """Scores clean adapters with probes and makes a bank for each.
 
     Which adapter calibrates and which certifies follows from the order of their hashes, so nobody chooses.
 
     Args:
-        probe: its results must carry a value; larger must be more suspicious.
+        probes: their results must carry a value; larger must be more suspicious.
         base: what the adapters were trained on.
         adapters: files or folders, believed clean.
         progress: told of every adapter.
@@ -38,43 +54,64 @@ def calibrate(
     Raises:
         UsageError: too few adapters for ``alpha``, one whose keys do not all apply, or a probe without a score.
     """
-    needed = -(-bank_size_for(alpha) * 5 // 3)
+    needed = adapters_needed(alpha)
     if len(adapters) < needed:
         raise UsageError(
             f"{len(adapters)} clean adapters cannot calibrate at {alpha:g}; it takes {needed} or more"
         )
-    ordered = sorted(adapters, key=lambda path: hashlib.sha256(path.name.encode()).hexdigest())
-    members = []
-    for i, path in enumerate(ordered):
-        members.append(_member(probe, base, path, i))
-        progress(i + 1, len(ordered), "clean adapters")
-    slug = re.sub(r"[^a-z0-9]+", "-", base.ref.lower()).strip("-")[-40:] or "base"
-    name = f"{slug}.{probe.id.partition('.')[2]}@1"
-    return build_bank(
-        id=name, probe=probe, base_sha256=base.sha256, score="score", adapters=members, alpha=alpha
-    )
+    parts = sorted((identify(path) for path in adapters), key=lambda part: part.sha256)
+    members: dict[str, list[BankAdapter]] = {probe.id: [] for probe in probes}
+    for i, part in enumerate(parts):
+        for probe_id, member in _scored(probes, base, part, i).items():
+            members[probe_id].append(member)
+        progress(i + 1, len(parts), "clean adapters")
+    return [_bank(probe, base, members[probe.id], alpha) for probe in probes]
 
 
-def _member(probe: Probe, base: Components, path: Path, index: int) -> BankAdapter:
-    part = identify(path)
+def _scored(
+    probes: Sequence[Probe], base: Components, part: Identified, index: int
+) -> dict[str, BankAdapter]:
     with Subject(base, [part]) as subject:
         if not subject.coverage.full:
             raise UsageError(
-                f"'{inert(path.name)}' does not fully apply to the base ({subject.coverage.note}); leave it out"
+                f"'{inert(part.path.name)}' does not fully apply to the base ({subject.coverage.note}); leave it out"
             )
-        results = [
-            r for r in probe.function(subject, probe.params(), MemoryRun(probe.id)) if isinstance(r, Result)
-        ]
-        if not results or results[0].value is None:
-            raise UsageError(f"probe '{probe.id}' gives no score to calibrate")
-        return BankAdapter(
-            name=f"{index:04d}-{part.sha256[:12]}",
-            split=split_of(index),
-            recipe=_recipe(part),
-            scores={"score": results[0].value},
-        )
+        recipe = _recipe(subject, part)
+        name = f"{index:04d}-{part.sha256[:12]}"
+        return {
+            probe.id: BankAdapter(
+                name=name, split=split_of(index), recipe=recipe, scores={"score": _score(probe, subject)}
+            )
+            for probe in probes
+        }
 
 
-def _recipe(part: Identified) -> Recipe:
-    adapter = part.require_adapter()
-    return Recipe(method=adapter.dialect, rank=adapter.rank or 0, steps=0, lr=0.0)
+def _score(probe: Probe, subject: Subject) -> float:
+    run = MemoryRun(probe.id)
+    results = [r for r in probe.function(subject, probe.params(), run) if isinstance(r, Result)]
+    if not results or results[0].value is None:
+        raise UsageError(f"probe '{probe.id}' gives no score to calibrate")
+    return results[0].value
+
+
+def _recipe(subject: Subject, part: Identified) -> Recipe:
+    """What the file shows; how long and how fast it was trained it does not."""
+    measured = dict(subject.covariates)
+    rank = round(float(measured.pop("rank")))
+    return Recipe(method=part.require_adapter().dialect, rank=rank, steps=0, lr=0.0, extra=measured)
+
+
+def _bank(probe: Probe, base: Components, members: Sequence[BankAdapter], alpha: float) -> BankData:
+    slug = re.sub(r"[^a-z0-9]+", "-", base.ref.lower()).strip("-")[-40:] or "base"
+    # The hash tells apart banks of one base from other adapters.
+    told = hashlib.sha256("".join(member.name for member in members).encode()).hexdigest()[:6]
+    enough = sum(member.split == "fit" for member in members) >= FIT_FROM
+    return build_bank(
+        id=f"{slug}-{told}.{probe.id.partition('.')[2]}@1",
+        probe=probe,
+        base_sha256=base.sha256,
+        score="score",
+        adapters=members,
+        alpha=alpha,
+        adjustment=fit_adjustment(members, "score", _NORMS, ("kind",)) if enough else None,
+    )

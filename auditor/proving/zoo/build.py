@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from auditor.banks import params_document
-from auditor.contracts import Progress
 from auditor.personalize.lora import save_diffusers_lora
 from auditor.personalize.many import Job, shape_of, train_many
 from auditor.pipeline.components import Components

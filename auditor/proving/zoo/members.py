@@ -1,4 +1,4 @@
-"""The recipe of every member of the zoo of clean adapters: method, pictures and training, drawn from a seed and a number.
+"""The recipe of every member of the zoo: method, pictures and training, drawn from a seed and a number.
 
 Member ``i`` depends on the zoo's seed and ``i`` only, so that a zoo grows without changing what it has. Its digest
 names it everywhere: in the cache, in tables and in the split of a bank.
@@ -190,7 +190,8 @@ def _resadapter(rng: np.random.Generator, pictures: Pictures) -> ResAdapter:
 def _styleforge(rng: np.random.Generator, pictures: Pictures) -> StyleForge:
     return StyleForge(
         prompt=f"a picture in {rng.choice(IDENTIFIERS)} style", aux_weight=float(rng.choice((0.0, 1.0))),
-        train_text_encoder=bool(rng.random() < 0.3), steps=_steps(rng, 16, 80), lr=_around(rng, 6e-5, 3), seed=_seed(rng),
+        train_text_encoder=bool(rng.random() < 0.3), steps=_steps(rng, 16, 80), lr=_around(rng, 6e-5, 3),
+        seed=_seed(rng),
     )  # fmt: skip
 
 
@@ -209,9 +210,7 @@ def _textual_inversion(rng: np.random.Generator, pictures: Pictures) -> TextualI
 
 
 def _cross(rng: np.random.Generator, pictures: Pictures) -> CrossInitialization:
-    return CrossInitialization(
-        steps=_steps(rng, 24, 120), batch=2, lr=_around(rng, 5e-3, 3), seed=_seed(rng)
-    )
+    return CrossInitialization(steps=_steps(rng, 24, 120), batch=2, lr=_around(rng, 5e-3, 3), seed=_seed(rng))
 
 
 def _prospect(rng: np.random.Generator, pictures: Pictures) -> ProSpect:

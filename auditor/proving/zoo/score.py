@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from auditor.artifact.identify import Identified, identify
 from auditor.artifact.recipe import classify

@@ -1,0 +1,90 @@
+"""The zoo made, scored and split: banks that ship, false alarms by recipe class, and recipes read back from files.
+
+Every member is trained once and scored once; both are kept, so that the same command on the same folder goes on, and
+a larger number grows what is there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from auditor.contracts import Progress
+from auditor.pipeline.components import Components
+from auditor.pipeline.open import load_base
+from auditor.proving.zoo.build import batches, home_of, make, zoo_folder
+from auditor.proving.zoo.members import Member, draw_member
+from auditor.proving.zoo.score import Measured, measure, parts_of
+from auditor.proving.zoo.tables import write_zoo
+
+__all__ = ["Record", "prove_zoo", "records_of"]
+
+
+@dataclass(frozen=True)
+class Record:
+    """A member and what was measured on it."""
+
+    member: Member
+    measured: Measured
+
+
+def prove_zoo(
+    out: Path, progress: Progress, members: int = 800, seed: int = 0, alpha: float = 0.01,
+    zoo: Path | None = None, banks: Path | None = None, shard: tuple[int, int] = (0, 1),
+) -> dict[str, Any]:  # fmt: skip
+    """Makes and scores the zoo, and writes its banks and tables.
+
+    Args:
+        out: folder for ``scores/``, ``zoo.json``, ``zoo.csv`` and ``zoo.md``.
+        progress: told of every member.
+        members: how many.
+        seed: of all recipes.
+        alpha: level at which false alarms are counted.
+        zoo: where members are kept; :func:`auditor.proving.zoo.build.zoo_folder` by default.
+        banks: where banks are written; ``out / "banks"`` by default.
+        shard: (which, of how many) members to make here; tables are written by the process that finds all done.
+
+    Returns:
+        The table, or ``{"done": ..., "of": ...}`` while other shards are missing.
+    """
+    base, home = load_base(device="cpu"), zoo or zoo_folder()
+    (out / "scores").mkdir(parents=True, exist_ok=True)
+    drawn = [draw_member(i, seed) for i in range(members)]
+    mine = [m for m in drawn if m.index % shard[1] == shard[0] and not _path(out, base, m).exists()]
+    done = len(drawn[shard[0] :: shard[1]]) - len(mine)
+    total = done + len(mine)
+    progress(done, total, "adapters")
+    for batch in batches(mine):
+        make(batch, base, home)
+        for member in batch:
+            measured = measure(base, parts_of(home_of(member, base, home)))
+            _write(_path(out, base, member), asdict(measured))
+            done += 1
+            progress(done, total, member.method)
+    there = sum(_path(out, base, m).exists() for m in drawn)
+    if there < len(drawn):
+        return {"done": there, "of": len(drawn)}
+    return write_zoo(base, records_of(out, base, drawn), out, banks or out / "banks", seed, alpha)
+
+
+def records_of(out: Path, base: Components, members: Sequence[Member]) -> list[Record]:
+    """What ``out`` has of these members, in their order."""
+    found = []
+    for member in members:
+        stored = json.loads(_path(out, base, member).read_text("utf-8"))
+        stored |= {"kinds": tuple(stored["kinds"]), "coverage": tuple(stored["coverage"])}
+        found.append(Record(member, Measured(**stored)))
+    return found
+
+
+def _path(out: Path, base: Components, member: Member) -> Path:
+    return out / "scores" / f"{member.digest[:24]}-{base.sha256[:8]}.json"
+
+
+def _write(path: Path, value: Any) -> None:
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", "utf-8")
+    part.replace(path)

@@ -1,0 +1,216 @@
+"""Banks and tables of the zoo: p-values for audits, false alarms by recipe class, recipes read from files."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from auditor.artifact.covariates import NO_CHANGE
+from auditor.banks import (
+    BankAdapter,
+    BankData,
+    Recipe,
+    build_bank,
+    fit_adjustment,
+    split_of_recipe,
+    write_bank,
+)
+from auditor.pipeline.components import Components
+from auditor.probes.backdoor.vocabulary_shift import VocabularyShift, combine
+from auditor.probes.behaviour.drift import Drift
+from auditor.proving.zoo.forensics import confusion
+from auditor.registry import PROBES
+from auditor.stats import clopper_pearson
+
+if TYPE_CHECKING:
+    from auditor.proving.zoo.prove import Record
+
+__all__ = ["banks_of", "write_zoo"]
+
+NORMS = {"denoiser_norm": NO_CHANGE, "text_norm": NO_CHANGE}
+
+
+def banks_of(base: Components, records: Sequence[Record], alpha: float) -> dict[str, BankData]:
+    """A bank for every calibrated probe, by its short name, from the members on which it measures anything."""
+    adapters = [_adapter(record) for record in records if record.measured.scores]
+    made = {}
+    for probe_id, score, params in (
+        ("backdoor.vocabulary_shift", "vocabulary_shift", VocabularyShift()), ("behaviour.drift", "drift", Drift()),
+    ):  # fmt: skip
+        # Where no key, value or text state changes, the vocabulary does not move: that is exact, and takes no bank.
+        moved = [a for a in adapters if score == "drift" or a.scores[score] != 0]
+        adjustment = fit_adjustment(moved, score, NORMS, ("kind",))
+        made[score] = build_bank(
+            id=f"embedded.{score}@2", probe=PROBES.get(probe_id), base_sha256=base.sha256, score=score, adapters=moved,
+            alpha=alpha, params=params, adjustment=adjustment,
+        )  # fmt: skip
+    return made
+
+
+def write_zoo(
+    base: Components, records: Sequence[Record], out: Path, banks: Path, seed: int, alpha: float
+) -> dict[str, Any]:
+    """Writes the banks, ``zoo.json``, ``zoo.csv`` and ``zoo.md``; returns what the JSON holds."""
+    made = banks_of(base, records, alpha)
+    for bank in made.values():
+        write_bank(bank, banks)
+    table = {
+        "seed": seed,
+        "alpha": alpha,
+        "base_sha256": base.sha256,
+        "members": len(records),
+        "fit_scales": _fit_scales(records),
+        "refused": {r.member.method: r.measured.refused for r in records if r.measured.refused},
+        "rows": [_row(name, bank, records) for name, bank in made.items()],
+        "recipes": confusion([(r.member.method, "+".join(_shown(r))) for r in records]),
+    }
+    text = json.dumps(table, indent=1, sort_keys=True) + "\n"
+    (out / "zoo.json").write_text(text, "utf-8")
+    (out / "zoo.csv").write_text(_csv(records), "utf-8")
+    (out / "zoo.md").write_text(_markdown(table), "utf-8")
+    return table
+
+
+def _adapter(record: Record) -> BankAdapter:
+    member, measured = record.member, record.measured
+    recipe = member.recipe()
+    extra = {**recipe["extra"], **{k: v for k, v in measured.covariates.items() if k != "rank"}}
+    rank = round(float(measured.covariates["rank"]))
+    # The rank that the file shows is what a subject's will be compared with, not the one that was asked for.
+    return BankAdapter(
+        name=f"clean-{member.digest[:16]}",
+        split=split_of_recipe(member.digest),
+        recipe=Recipe(**{**recipe, "rank": rank, "extra": extra}),
+        scores=dict(rescaled(record).measured.scores),
+    )
+
+
+def rescaled(record: Record) -> Record:
+    """The record with the vocabulary's score at the probe's present scales: what was measured are the excesses."""
+    scores = record.measured.scores
+    if not scores:
+        return record
+    _, score = combine(scores["encoder_excess"], scores["attention_excess"], VocabularyShift())
+    return replace(record, measured=replace(record.measured, scores=scores | {"vocabulary_shift": score}))
+
+
+def _fit_scales(records: Sequence[Record]) -> dict[str, float]:
+    """The 90 % quantile of each channel over the fit split: what the probe's default scales should be."""
+    fit = [
+        r.measured.scores for r in records if split_of_recipe(r.member.digest) == "fit" and r.measured.scores
+    ]
+    scales = {}
+    for name in ("encoder", "attention"):
+        moved = [s[f"{name}_excess"] for s in fit if s[f"{name}_excess"] > 0]
+        scales[name] = round(float(np.quantile(moved, 0.9)), 4) if moved else 0.0
+    return scales
+
+
+def _row(name: str, bank: BankData, records: Sequence[Record]) -> dict[str, Any]:
+    by_method = {method: _share(*counts) for method, counts in bank.alarms_by("method").items()}
+    alarms = sum(row["alarms"] for row in by_method.values())
+    certify = sum(row["n"] for row in by_method.values())
+    splits = {
+        split: sum(a.split == split for a in bank.adapters) for split in ("fit", "calibrate", "certify")
+    }
+    named = {record.member.method for record in records}
+    return {
+        "probe": bank.probe,
+        "bank": bank.id,
+        "score": name,
+        "splits": splits,
+        "accounted_for": bank.adjustment.r_squared if bank.adjustment else 0.0,
+        "certify": _share(alarms, certify),
+        "by_method": by_method,
+        "not_measured": sorted(named - {a.recipe.method for a in bank.adapters}),
+    }
+
+
+def _share(alarms: int, n: int) -> dict[str, Any]:
+    exact = clopper_pearson(alarms, n)
+    return {"alarms": alarms, "n": n, "rate": alarms / n, "low": exact.low, "high": exact.high}
+
+
+def _shown(record: Record) -> list[str]:
+    """Kinds of a member's parts; words beside changed weights name no recipe of their own."""
+    kinds = sorted(set(str(record.measured.covariates.get("kind", "unknown")).split("+")))
+    return [kind for kind in kinds if kind != "embedding"] or kinds
+
+
+def _csv(records: Sequence[Record]) -> str:
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    names = ("vocabulary_shift", "encoder_excess", "attention_excess", "drift")
+    covariates = ("kind", "rank", "denoiser_norm", "text_norm", "vectors", "touched")
+    writer.writerow(["digest", "split", "method", "pictures", "steps", "lr", *covariates, *names, "entry"])
+    for record in map(rescaled, records):
+        member, measured = record.member, record.measured
+        writer.writerow(
+            [
+                member.digest[:16],
+                split_of_recipe(member.digest),
+                member.method,
+                member.pictures.kind,
+                member.params.steps,
+                f"{member.params.lr:g}",
+                *(_short(measured.covariates.get(name, "")) for name in covariates),
+                *(_short(measured.scores.get(name, "")) for name in names),
+                measured.found.get("entry", ""),
+            ]
+        )
+    return out.getvalue()
+
+
+def _short(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.6g}"
+
+
+def _markdown(table: dict[str, Any]) -> str:
+    lines = [
+        f"{table['members']} clean adapters, seed {table['seed']}, level {table['alpha']:g}, base "
+        f"`{table['base_sha256'][:12]}`; intervals are two-sided 95 % Clopper-Pearson.",
+        "",
+        "| probe | fit | calibrate | clean held back on the certify split | accounted for by the recipe |",
+        "|---|---|---|---|---|",
+    ]
+    for row in table["rows"]:
+        splits = row["splits"]
+        lines.append(
+            f"| `{row['probe']}` | {splits['fit']} | {splits['calibrate']} | {_cell(row['certify'])} | "
+            f"{row['accounted_for']:.0%} of the variance |"
+        )
+    methods = sorted({method for row in table["rows"] for method in row["by_method"]})
+    lines += [
+        "",
+        "| clean held back, by method | " + " | ".join(f"`{row['probe']}`" for row in table["rows"]) + " |",
+    ]
+    lines.append("|---" * (1 + len(table["rows"])) + "|")
+    for method in methods:
+        cells = [_cell(row["by_method"].get(method)) for row in table["rows"]]
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    recipes = table["recipes"]
+    found = sorted({kind for row in recipes["classes"].values() for kind in row})
+    lines += [
+        "",
+        f"Recipe read from the files: {recipes['right']} of {recipes['n']} right "
+        f"({recipes['low']:.1%} to {recipes['high']:.1%}, Wilson 95 %).",
+        "",
+        f"| made as, read as | {' | '.join(found)} |",
+        "|---" * (1 + len(found)) + "|",
+    ]
+    for true, row in recipes["classes"].items():
+        lines.append(f"| {true} | {' | '.join(str(row.get(kind, 0)) for kind in found)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(share: dict[str, Any] | None) -> str:
+    if share is None:
+        return "not measured"
+    return f"{share['alarms']} of {share['n']} ({share['low']:.1%} to {share['high']:.1%})"
