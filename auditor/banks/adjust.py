@@ -147,7 +147,7 @@ def fit_adjustment(
     )
 
 
-def _numeric(fit: Sequence[BankAdapter], numbers: Mapping[str, float]) -> list[Term]:
+def _numeric(fit: Sequence[BankAdapter], numbers: Mapping[str, float | None]) -> list[Term]:
     terms = []
     for name, absent in numbers.items():
         values = np.array([float(a.covariate(name)) for a in fit])

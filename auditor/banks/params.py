@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import lru_cache
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -19,8 +20,7 @@ def params_document(params: Params) -> dict[str, JsonValue]:
     Raises:
         TypeError: ``params`` is not a dataclass instance.
     """
-    adapter: TypeAdapter[Any] = TypeAdapter(type(params))
-    document = adapter.dump_python(params, mode="json")
+    document = _adapter(type(params)).dump_python(params, mode="json")
     if not isinstance(document, dict):
         raise TypeError(f"parameters must be a dataclass, not {type(params).__name__}")
     return document
@@ -30,3 +30,8 @@ def params_sha256(params: Params) -> str:
     """SHA-256 of the canonical JSON of ``params``, in hex: scores under other parameters are other scores."""
     text = json.dumps(params_document(params), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+@lru_cache(maxsize=64)
+def _adapter(kind: type) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)

@@ -12,7 +12,10 @@ import click
 from auditor.cli.exits import FAIL_ON
 from auditor.text import inert
 
-__all__ = ["PATH", "Duration", "Size", "base_options", "caps_options", "fail_on_option", "format_option", "json_option"]
+__all__ = [
+    "PATH", "Duration", "Shard", "Size", "base_options", "caps_options", "fail_on_option", "format_option",
+    "json_option",
+]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -20,8 +23,9 @@ PATH = click.Path(path_type=Path)
 if TYPE_CHECKING:
     _Seconds = click.ParamType[float]
     _Bytes = click.ParamType[int]
+    _Part = click.ParamType[tuple[int, int]]
 else:
-    _Seconds = _Bytes = click.ParamType  # releases before 8.3 cannot be subscripted
+    _Seconds = _Bytes = _Part = click.ParamType  # releases before 8.3 cannot be subscripted
 _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 _BYTES = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 _SHARE = 0.9
@@ -59,6 +63,21 @@ def fail_on_option(command: F) -> F:
         show_default=True,
         help="Exit with code 1 at this decision or a worse one.",
     )(command)
+
+
+class Shard(_Part):
+    """The K-th of N parts from ``K/N``, as (which from 0, of how many)."""
+
+    name = "shard"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+        """Counted from 1 in, from 0 out; a usage error for anything else."""
+        if isinstance(value, tuple):
+            return value
+        which, _, count = str(value).partition("/")
+        if not (which.isdecimal() and count.isdecimal() and 1 <= int(which) <= int(count)):
+            self.fail(f"'{inert(str(value), 40)}' is no shard; write 1/2 for the first of two", param, ctx)
+        return int(which) - 1, int(count)
 
 
 class Duration(_Seconds):

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from auditor.cli.main import Session
-from auditor.cli.options import PATH
+from auditor.cli.options import PATH, Shard
 from auditor.text import inert
 
 __all__ = ["prove"]
@@ -22,6 +22,17 @@ _OUT = click.option(
 )
 
 
+_ZOO = click.option(
+    "--zoo",
+    type=PATH,
+    metavar="DIR",
+    help="Where trained members are kept (default: AUDITOR_ZOO, or the user's cache folder).",
+)
+_SHARD = click.option(
+    "--shard", type=Shard(), default="1/1", metavar="K/N", help="Do the K-th of N parts, to run several side by side."
+)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def prove() -> None:
     """Measure the toolkit on subjects with known ground truth: quality of the world, power and false alarms.
@@ -31,7 +42,8 @@ def prove() -> None:
     \b
     Examples:
       auditor prove world -o proof
-      auditor prove spine -o proof --clean 100 --planted 12
+      auditor prove zoo -o proof/zoo
+      auditor prove spine -o proof/spine --planted 20
       auditor prove scan -o proof
 
     \b
@@ -62,24 +74,65 @@ def world(ctx: click.Context, out: Path, n: int, device: str) -> None:
     _print_table(out, "world")
 
 
+@prove.command("zoo")
+@_OUT
+@click.option("--members", type=click.IntRange(40), default=800, show_default=True, help="Clean adapters.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seed of all recipes."
+)
+@click.option(
+    "--alpha", type=click.FloatRange(0, 0.5, min_open=True), default=0.01, show_default=True, help="Level."
+)
+@_ZOO
+@_SHARD
+@click.pass_context
+def zoo(
+    ctx: click.Context,
+    out: Path,
+    members: int,
+    seed: int,
+    alpha: float,
+    zoo: Path | None,
+    shard: tuple[int, int],
+) -> None:
+    """Train and score the zoo of clean adapters over all methods; write its banks, false alarms and recipe table.
+
+    Members are kept outside DIR, under the hash of their recipe, and are not trained twice; a larger number grows the
+    zoo. Two shards may run side by side; run the command once more without --shard to write the tables.
+
+    \b
+    Examples:
+      auditor prove zoo -o proof/zoo
+      auditor prove zoo -o proof/zoo --shard 1/2
+    """  # noqa: D301
+    from auditor.cli.progress import TaskProgress
+    from auditor.proving.zoo.prove import prove_zoo
+
+    _remember(ctx, "zoo", out)
+    with TaskProgress("building the zoo") as progress:
+        prove_zoo(out, progress, members, seed, alpha, zoo, shard=shard)
+    _print_table(out, "zoo")
+
+
 @prove.command("spine")
 @_OUT
 @click.option(
-    "--clean", type=click.IntRange(3), default=100, show_default=True, help="Clean adapters in the zoo."
-)
-@click.option(
     "--planted",
-    type=click.IntRange(0),
-    default=12,
+    type=click.IntRange(2),
+    default=20,
     show_default=True,
     help="Planted backdoors, each with its benign twin.",
 )
 @click.option(
     "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seed of all recipes."
 )
+@_ZOO
+@_SHARD
 @click.pass_context
-def spine(ctx: click.Context, out: Path, clean: int, planted: int, seed: int) -> None:
-    """Build the zoo of clean and planted adapters and the banks, and measure power and realised false alarms.
+def spine(
+    ctx: click.Context, out: Path, planted: int, seed: int, zoo: Path | None, shard: tuple[int, int]
+) -> None:
+    """Plant backdoors with benign twins, and measure by the zoo's banks how many are found and held back.
 
     \b
     Example:
@@ -90,7 +143,7 @@ def spine(ctx: click.Context, out: Path, clean: int, planted: int, seed: int) ->
 
     _remember(ctx, "spine", out)
     with TaskProgress("proving the spine") as progress:
-        prove_spine(out, progress, clean=clean, planted=planted, seed=seed)
+        prove_spine(out, progress, planted, seed, zoo, shard)
     _print_table(out, "spine")
 
 

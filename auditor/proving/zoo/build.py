@@ -15,6 +15,7 @@ from auditor.banks import params_document
 from auditor.personalize.lora import save_diffusers_lora
 from auditor.personalize.many import Job, shape_of, train_many
 from auditor.pipeline.components import Components
+from auditor.proving.counts import quiet
 from auditor.proving.zoo.members import Member
 from auditor.proving.zoo.subjects import Pictures, images_of, prompts_of, write_pictures
 from auditor.registry import METHODS
@@ -66,7 +67,7 @@ def _make_loras(members: Sequence[Member], base: Components, zoo: Path) -> None:
     jobs = [
         Job(images_of(m.pictures), m.params, tuple(prompts_of(m.pictures, m.params.prompt))) for m in members
     ]
-    for member, trained in zip(members, train_many(base, jobs, _silent), strict=True):
+    for member, trained in zip(members, train_many(base, jobs, quiet), strict=True):
         recipe = member.params
         with _Home(member, base, zoo) as part:
             meta = {"modelspec.trigger_phrase": recipe.prompt}
@@ -81,7 +82,7 @@ def _make_alone(member: Member, base: Components, zoo: Path) -> None:
             beside = Pictures("mixture", 6, member.pictures.seed)
             params = replace(params, aux=write_pictures(beside, Path(scratch) / "aux"))
         images = write_pictures(member.pictures, Path(scratch) / "images")
-        METHODS.get(member.method).fit(base, images, params, part, _silent)
+        METHODS.get(member.method).fit(base, images, params, part, quiet)
 
 
 class _Home:
@@ -116,7 +117,3 @@ class _Home:
             shutil.rmtree(self._part)
             if not self._final.exists():
                 raise
-
-
-def _silent(done: int, total: int, label: str = "") -> None:
-    pass

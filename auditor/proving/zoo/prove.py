@@ -15,6 +15,7 @@ from typing import Any
 from auditor.contracts import Progress
 from auditor.pipeline.components import Components
 from auditor.pipeline.open import load_base
+from auditor.proving.counts import write_json
 from auditor.proving.zoo.build import batches, home_of, make, zoo_folder
 from auditor.proving.zoo.members import Member, draw_member
 from auditor.proving.zoo.score import Measured, measure, parts_of
@@ -61,7 +62,7 @@ def prove_zoo(
         make(batch, base, home)
         for member in batch:
             measured = measure(base, parts_of(home_of(member, base, home)))
-            _write(_path(out, base, member), asdict(measured))
+            write_json(_path(out, base, member), asdict(measured))
             done += 1
             progress(done, total, member.method)
     there = sum(_path(out, base, m).exists() for m in drawn)
@@ -82,9 +83,3 @@ def records_of(out: Path, base: Components, members: Sequence[Member]) -> list[R
 
 def _path(out: Path, base: Components, member: Member) -> Path:
     return out / "scores" / f"{member.digest[:24]}-{base.sha256[:8]}.json"
-
-
-def _write(path: Path, value: Any) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", "utf-8")
-    part.replace(path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,9 +24,9 @@ from auditor.banks import (
 from auditor.pipeline.components import Components
 from auditor.probes.backdoor.vocabulary_shift import VocabularyShift, combine
 from auditor.probes.behaviour.drift import Drift
+from auditor.proving.counts import cell, counted, write_json
 from auditor.proving.zoo.forensics import confusion
 from auditor.registry import PROBES
-from auditor.stats import clopper_pearson
 
 if TYPE_CHECKING:
     from auditor.proving.zoo.prove import Record
@@ -71,8 +70,7 @@ def write_zoo(
         "rows": [_row(name, bank, records) for name, bank in made.items()],
         "recipes": confusion([(r.member.method, "+".join(_shown(r))) for r in records]),
     }
-    text = json.dumps(table, indent=1, sort_keys=True) + "\n"
-    (out / "zoo.json").write_text(text, "utf-8")
+    write_json(out / "zoo.json", table)
     (out / "zoo.csv").write_text(_csv(records), "utf-8")
     (out / "zoo.md").write_text(_markdown(table), "utf-8")
     return table
@@ -114,7 +112,7 @@ def _fit_scales(records: Sequence[Record]) -> dict[str, float]:
 
 
 def _row(name: str, bank: BankData, records: Sequence[Record]) -> dict[str, Any]:
-    by_method = {method: _share(*counts) for method, counts in bank.alarms_by("method").items()}
+    by_method = {method: counted(*counts) for method, counts in bank.alarms_by("method").items()}
     alarms = sum(row["alarms"] for row in by_method.values())
     certify = sum(row["n"] for row in by_method.values())
     splits = {
@@ -127,15 +125,11 @@ def _row(name: str, bank: BankData, records: Sequence[Record]) -> dict[str, Any]
         "score": name,
         "splits": splits,
         "accounted_for": bank.adjustment.r_squared if bank.adjustment else 0.0,
-        "certify": _share(alarms, certify),
+        "certify": counted(alarms, certify),
         "by_method": by_method,
         "not_measured": sorted(named - {a.recipe.method for a in bank.adapters}),
     }
 
-
-def _share(alarms: int, n: int) -> dict[str, Any]:
-    exact = clopper_pearson(alarms, n)
-    return {"alarms": alarms, "n": n, "rate": alarms / n, "low": exact.low, "high": exact.high}
 
 
 def _shown(record: Record) -> list[str]:
@@ -183,7 +177,7 @@ def _markdown(table: dict[str, Any]) -> str:
     for row in table["rows"]:
         splits = row["splits"]
         lines.append(
-            f"| `{row['probe']}` | {splits['fit']} | {splits['calibrate']} | {_cell(row['certify'])} | "
+            f"| `{row['probe']}` | {splits['fit']} | {splits['calibrate']} | {cell(row['certify'])} | "
             f"{row['accounted_for']:.0%} of the variance |"
         )
     methods = sorted({method for row in table["rows"] for method in row["by_method"]})
@@ -193,7 +187,7 @@ def _markdown(table: dict[str, Any]) -> str:
     ]
     lines.append("|---" * (1 + len(table["rows"])) + "|")
     for method in methods:
-        cells = [_cell(row["by_method"].get(method)) for row in table["rows"]]
+        cells = [cell(row["by_method"].get(method)) for row in table["rows"]]
         lines.append(f"| {method} | {' | '.join(cells)} |")
     recipes = table["recipes"]
     found = sorted({kind for row in recipes["classes"].values() for kind in row})
@@ -208,9 +202,3 @@ def _markdown(table: dict[str, Any]) -> str:
     for true, row in recipes["classes"].items():
         lines.append(f"| {true} | {' | '.join(str(row.get(kind, 0)) for kind in found)} |")
     return "\n".join(lines) + "\n"
-
-
-def _cell(share: dict[str, Any] | None) -> str:
-    if share is None:
-        return "not measured"
-    return f"{share['alarms']} of {share['n']} ({share['low']:.1%} to {share['high']:.1%})"
