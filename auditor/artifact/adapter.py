@@ -68,6 +68,8 @@ class Adapter:
         unmatched: keys that were not understood; while there is one, coverage is incomplete.
         claims: what header, card and config say of it.
         problems: oddities met while reading.
+        endings: what stands in for the last n states of every encoded prompt, (steps, n, dim), the first for the
+            noisiest of equally many parts of the schedule; None where prompts are encoded as ever.
     """
 
     dialect: str
@@ -78,6 +80,7 @@ class Adapter:
     unmatched: tuple[str, ...]
     claims: Claims
     problems: tuple[Problem, ...]
+    endings: Tensor | None = None
 
     @property
     def family_evidence(self) -> tuple[str, ...]:
@@ -105,6 +108,7 @@ class Adapter:
         """The stored types of all tensors that carry a change or a vector, sorted."""
         found = {tensor.dtype for _, _, delta in self.modules() for tensor in tensors_in(delta)}
         found |= {tensor.dtype for encoders in self.embeddings.values() for tensor in encoders.values()}
+        found |= {self.endings.dtype} if self.endings is not None else set()
         return tuple(sorted(found))
 
     def modules(self) -> Iterator[tuple[str, str, Delta]]:

@@ -57,8 +57,8 @@ def covariates_of(adapters: Sequence[Adapter], base: BaseModel) -> dict[str, flo
         ``kind`` of :func:`auditor.artifact.recipe.classify`, several joined by ``+``; ``rank``, the largest that the
         adapters' recipes have, 0 where none has one; ``denoiser_norm`` and ``text_norm``, log10 of the Frobenius norm
         of all changes over that of all weights, of the denoiser and of the text encoders, :data:`NO_CHANGE` for
-        none; ``vectors``, how many the adapters add; ``touched``, the components that change or get words, joined
-        by ``+``.
+        none; ``vectors``, how many the adapters add to words and prompts; ``touched``, the components that change or
+        get words, and ``prompt`` where encoded prompts get new ends, joined by ``+``.
     """
     guesses = [classify(adapter, lambda c, p: base.parameter(c, p, "weight")) for adapter in adapters]
     squares: dict[str, float] = {}
@@ -71,13 +71,20 @@ def covariates_of(adapters: Sequence[Adapter], base: BaseModel) -> dict[str, flo
         for encoders in a.embeddings.values()
         for encoder, t in encoders.items()
     ]
+    changed = {component for component, square in squares.items() if square}
+    by_step = [adapter.endings.shape for adapter in adapters if adapter.endings is not None]
     return {
         "kind": "+".join(sorted({guess.kind for guess in guesses})),
         "rank": float(max((guess.rank or 0 for guess in guesses), default=0)),
         "denoiser_norm": _relative(squares, [c for c in COMPONENTS if c not in _TEXT_ENCODERS], base),
         "text_norm": _relative(squares, _TEXT_ENCODERS, base),
-        "vectors": float(sum(t.shape[0] if len(t.shape) == 2 else 1 for _, t in words)),
-        "touched": "+".join(sorted({c for c, square in squares.items() if square} | {e for e, _ in words})),
+        "vectors": float(
+            sum(t.shape[0] if len(t.shape) == 2 else 1 for _, t in words)
+            + sum(steps * count for steps, count, _ in by_step)
+        ),
+        "touched": "+".join(
+            sorted({*changed, *(encoder for encoder, _ in words), *(["prompt"] if by_step else [])})
+        ),
     }
 
 

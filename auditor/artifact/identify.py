@@ -9,11 +9,11 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from collections.abc import Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar
 
 from auditor.artifact.limits import DEFAULT_LIMITS, Limits
 from auditor.artifact.model_dir import (
@@ -43,15 +43,16 @@ if TYPE_CHECKING:
     from auditor.artifact.pickle_guard import Guard
     from auditor.artifact.tensors import FileTensors
 
-__all__ = ["Identified", "identify"]
+__all__ = ["PREFERRED", "Identified", "identify"]
 
 ArtifactKind: TypeAlias = Literal[
     "adapter", "checkpoint", "model_folder", "refused", "unsupported", "weights"
 ]
+T = TypeVar("T")
 BaseModules: TypeAlias = Mapping[str, Mapping[str, tuple[int, ...]]]
 
 # Names that loaders look for in a folder, in their order; any other single weight file is taken as well.
-_PREFERRED = (
+PREFERRED = (
     "adapter_model.safetensors",
     "pytorch_lora_weights.safetensors",
     "learned_embeds.safetensors",
@@ -87,7 +88,7 @@ class Identified:
             that the guard does not allow); ``unsupported`` (named in :attr:`unsupported`); ``weights`` (tensors
             whose meaning was not asked for).
         files: every weight file looked at, the one that was read first.
-        adapter: only for ``adapter``.
+        adapter: only for ``adapter``, and for a model folder that was put on its base.
         checks: each claim beside what was measured.
         family: of an adapter, a checkpoint or a model folder.
         directory: only for ``model_folder``.
@@ -145,6 +146,10 @@ class Identified:
                 self.unsupported or f"'{inert(str(self.path))}' is a {self.kind}, not an adapter"
             )
         return self.adapter
+
+    def keep_open(self, file: AbstractContextManager[T]) -> T:
+        """Enters something that is to be closed with the artifact."""
+        return self._open.enter_context(file)
 
     def close(self) -> None:
         """Closes the file and removes converted copies; no tensor can be read after it."""
@@ -328,7 +333,7 @@ def _folder(folder: Path, limits: Limits, base: BaseModules | None, guard: Guard
         n for n in names if "/" not in n and (folder / n).is_file() and sniff(folder / n).kind in WEIGHT_KINDS
     ]
     config = read_config(folder) if (folder / "adapter_config.json").is_file() else None
-    chosen = next((n for n in _PREFERRED if n in weights), weights[0] if len(weights) == 1 else None)
+    chosen = next((n for n in PREFERRED if n in weights), weights[0] if len(weights) == 1 else None)
     if chosen is None and weights:
         raise UsageError(f"'{inert(str(folder))}' holds {len(weights)} weight files; name the one to read")
     if chosen is None:
@@ -358,7 +363,7 @@ def _not_read_beside(extra: tuple[FileRecord, ...]) -> tuple[Problem, ...]:
     others = [
         record.name
         for record in extra
-        if not record.refused and (record.kind is Kind.SAFETENSORS or record.name in _PREFERRED)
+        if not record.refused and (record.kind is Kind.SAFETENSORS or record.name in PREFERRED)
     ]
     if not others:
         return ()

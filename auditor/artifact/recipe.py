@@ -28,11 +28,11 @@ __all__ = ["KINDS", "RecipeGuess", "classify"]
 
 Kind: TypeAlias = Literal[
     "low_rank", "kronecker", "frozen_input", "multiplicative", "norms", "embedding", "per_step_embedding", "merged",
-    "unknown",
+    "unknown", "full",
 ]  # fmt: skip
 KINDS: tuple[Kind, ...] = (
     "low_rank", "kronecker", "frozen_input", "multiplicative", "norms", "embedding", "per_step_embedding", "merged",
-    "unknown",
+    "unknown", "full",
 )  # fmt: skip
 
 _SAMPLED = 12
@@ -42,7 +42,7 @@ _MERGED_BELOW = 1e-4
 _FEWEST_MERGED = 8
 # Half a unit in the last place, as a share of the value: what rounding to a type leaves.
 _ROUNDING = {"F64": 2.0**-53, "F32": 2.0**-24, "F16": 2.0**-11, "BF16": 2.0**-8}
-_NUMBERED = re.compile(r"(?P<stem>.*?)[^0-9a-z]?(?P<number>\d+)", re.IGNORECASE)
+_NUMBERED = re.compile(r"(?P<stem>.*?)[^0-9a-z]?(?P<number>\d+)\]?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,9 @@ class RecipeGuess:
 
     Attributes:
         kind: ``low_rank`` (LoRA), ``kronecker`` (LoKr, DiffuseKronA), ``frozen_input`` (low rank whose input factor was
-            never trained), ``multiplicative`` (weight offsets), ``norms`` (overwritten norm parameters), ``embedding``,
-            ``per_step_embedding``, ``merged`` (several low-rank adapters side by side), ``unknown``.
+            never trained), ``multiplicative`` (weight offsets), ``norms`` (overwritten norm parameters), ``full``
+            (new weights whose difference to the base has no shorter form), ``embedding``, ``per_step_embedding``,
+            ``merged`` (several low-rank adapters side by side), ``unknown``.
         rank: the rank most changes have: of the update, of its offsets, or of the left factor's rows; None without.
         evidence: sentences on what was seen.
         alternatives: sentences on what would look the same.
@@ -81,7 +82,7 @@ def classify(adapter: Adapter, base_weights: BaseWeight | None = None) -> Recipe
         adapter: its tensors are read here, those of twelve modules at most for what takes a decomposition.
         base_weights: gives base weights; multiplicative changes cannot be told without, nor overwritten weights.
     """
-    modules = [(component, path, delta) for component, path, delta in adapter.modules()]
+    modules = [(c, p, delta) for c, p, delta in adapter.modules() if not _is_the_bases(delta, base_weights, c, p)]
     if not modules:
         return _of_embeddings(adapter)
     also = (f"{len(adapter.embeddings)} new words come with it",) if adapter.embeddings else ()
@@ -101,19 +102,23 @@ def classify(adapter: Adapter, base_weights: BaseWeight | None = None) -> Recipe
     if kind == "low_rank":
         return _of_low_rank([delta for _, _, delta in modules if isinstance(delta, LowRank)], rank, (seen, *also))
     notes = tuple(dict.fromkeys(form.told for form in forms if form.kind == kind))[:3]
+    if kind == "full":
+        merged = ("adapters merged into the weights, and rounded",)
+        return RecipeGuess(kind, None, (f"{seen}: {'; '.join(notes)}", *also), merged)
     return RecipeGuess(kind, rank, (f"{seen}: {'; '.join(notes)}", *also))
 
 
 def _of_embeddings(adapter: Adapter) -> RecipeGuess:
+    if adapter.endings is not None:
+        told = "{} sets of {} states stand in for the end of every encoded prompt".format(*adapter.endings.shape)
+        return RecipeGuess("per_step_embedding", None, (told,))
     tokens = list(adapter.embeddings)
     if not tokens:
         return RecipeGuess("unknown", None, ("there is neither a change nor a vector",))
-    numbered = [found for found in map(_NUMBERED.fullmatch, tokens) if found]
-    stems = Counter(found["stem"] for found in numbered)
-    stem, count = stems.most_common(1)[0] if stems else ("", 0)
-    numbers = sorted(int(found["number"]) for found in numbered if found["stem"] == stem)
-    if count > 1 and numbers == list(range(numbers[0], numbers[0] + count)) and count == len(tokens):
-        told = f"{count} sets of vectors are numbered in a row, '{inert(stem, 40)}' {numbers[0]} to {numbers[-1]}"
+    rows = _numbered_rows(tokens)
+    if rows:
+        listed = ", ".join(f"'{inert(stem, 40)}' {row[0]} to {row[-1]}" for stem, row in sorted(rows.items()))
+        told = f"{len(tokens)} sets of vectors are numbered in a row, {listed}"
         return RecipeGuess("per_step_embedding", None, (told,), ("several words with numbered names",))
     stacks = [t.array() for encoders in adapter.embeddings.values() for t in encoders.values() if len(t.shape) == 2]
     smooth = [stack for stack in stacks if len(stack) >= 4 and _is_smooth(stack)]
@@ -121,6 +126,21 @@ def _of_embeddings(adapter: Adapter) -> RecipeGuess:
         told = f"neighbours among the {len(smooth[0])} vectors of a word are alike, as those of successive steps are"
         return RecipeGuess("per_step_embedding", None, (told,), ("one word with vectors of a common start",))
     return RecipeGuess("embedding", None, (f"{len(tokens)} new words and no change of a weight",))
+
+
+def _numbered_rows(tokens: Sequence[str]) -> dict[str, list[int]]:
+    """Stem to the numbers behind it, if all tokens are numbered in a row, equally far for every stem; else empty."""
+    rows: dict[str, list[int]] = {}
+    for token in tokens:
+        found = _NUMBERED.fullmatch(token)
+        if found is None:
+            return {}
+        rows.setdefault(found["stem"], []).append(int(found["number"]))
+    for row in rows.values():
+        row.sort()
+    first = next(iter(rows.values()), [])
+    alike = len(first) > 1 and first == list(range(first[0], first[0] + len(first)))
+    return rows if alike and all(row == first for row in rows.values()) else {}
 
 
 def _of_low_rank(deltas: Sequence[LowRank], rank: int, seen: tuple[str, ...]) -> RecipeGuess:
@@ -163,9 +183,10 @@ def _form(delta: Delta, base: NDArray[np.float64] | None) -> _Form:
         return _Form("unknown", 0, math.inf)
     matrix = change.reshape(len(change), -1)
     noise = _noise(delta, matrix, base)
+    whole: Kind = "full" if isinstance(delta, Overwrite) else "unknown"
     if noise > 0.1:
-        return _Form("unknown", 0, math.inf)
-    forms = [_Form("unknown", 0, float(matrix.size))]
+        return _Form(whole, 0, math.inf, "new weights, rounded too coarsely to see any form in their difference")
+    forms = [_Form(whole, 0, float(matrix.size), "new weights, different from the base's in every direction")]
     rank = _product_rank(stored) if stored is not None else numerical_rank(matrix, noise)
     # Factors are a form of their own, also where they have no fewer entries than the weight.
     entries = rank * sum(matrix.shape) if stored is None else min(rank * sum(matrix.shape), matrix.size - 1)
@@ -294,6 +315,18 @@ def _is_smooth(stack: NDArray[np.float32]) -> bool:
 def _is_norm(path: str, delta: Delta) -> bool:
     vectors = isinstance(delta, Overwrite) and len(delta.shape) <= 1
     return vectors and "norm" in path
+
+
+def _is_the_bases(delta: Delta, base: BaseWeight | None, component: str, path: str) -> bool:
+    """Whether new parameters are the old ones, as most of a whole model are; only weights are compared."""
+    import numpy as np
+
+    if not isinstance(delta, Overwrite) or base is None:
+        return False
+    known = base(component, path)
+    if delta.value is None or known is None or known.shape != delta.value.shape:
+        return False
+    return bool(np.array_equal(delta.value.array(), np.asarray(known, np.float32)))
 
 
 def _weight(base: BaseWeight | None, component: str, path: str) -> NDArray[np.float64] | None:

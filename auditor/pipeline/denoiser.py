@@ -61,7 +61,7 @@ class Denoiser:
         self.calls += len(latents)
         components, schedule = self._components, self.schedule
         native = components.kind.denoise(
-            components, latents.to(components.dtype), schedule.model_time(t), condition
+            components, latents.to(components.dtype), schedule.model_time(t), condition.at(t, len(schedule))
         ).float()
         kind = str(self.scheduler_config.get("prediction_type", FLOW_PREDICTION))
         return Prediction.convert(native, kind, latents.float(), t, schedule)

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from auditor.artifact.identify import Identified, identify
+from auditor.artifact.together import identify_parts
 from auditor.errors import BaseUnavailable, RefusedArtifact, UnsupportedArtifact, UsageError
 from auditor.pipeline.components import Components, load_components
 from auditor.pipeline.subject import Subject
@@ -50,12 +51,13 @@ def open_subject(
     found: list[Identified] = []
     try:
         for path in parts:
-            found.append(identify(path))
-            if base in (None, EMBEDDED) or found[-1].kind != "unsupported":
-                _require_adapter(found[-1])
+            for part in identify_parts(path):
+                found.append(part)
+                if base in (None, EMBEDDED) or part.kind != "unsupported":
+                    _require_adapter(part)
         components = load_base(base, device, allow_download, revision)
         for i, part in enumerate(found):
-            if components.family == "other" or _unknown(part):
+            if part.kind != "model_folder" and (components.family == "other" or _unknown(part)):
                 # Names that no known family has are looked up in the base itself.
                 part.close()
                 found[i] = identify(
@@ -117,7 +119,7 @@ def _require_adapter(part: Identified) -> None:
     shown = inert(str(part.path))
     if part.kind == "refused":
         raise RefusedArtifact(f"'{shown}' holds a pickle that must not be opened; see auditor scan")
-    if part.adapter is None:
+    if part.adapter is None and part.kind != "model_folder":
         raise UnsupportedArtifact(
             part.unsupported or f"'{shown}' is a {part.kind.replace('_', ' ')}, not an adapter"
         )

@@ -19,6 +19,7 @@ from auditor.artifact.identify import Identified
 from auditor.artifact.tensors import Tensor as StoredTensor
 from auditor.errors import IncompatibleArtifact
 from auditor.pipeline.components import Components
+from auditor.pipeline.conditioning import encode_prompts
 from auditor.pipeline.loading import looks_ahead
 from auditor.text import inert
 
@@ -53,6 +54,7 @@ class Changes:
     Attributes:
         modules: (component, module, parameter) to its change.
         embeddings: token to text encoder to vectors (n, dim).
+        endings: what every prompt's encoding ends in, (steps, n, dim), see :class:`Adapter`.
         keys_total: modules and tokens that the artifacts hold, understood or not.
         keys_applied: those that found their place.
         unmatched: names of the others.
@@ -60,6 +62,7 @@ class Changes:
 
     modules: dict[tuple[str, str, str], ModuleChange] = field(default_factory=dict)
     embeddings: dict[str, dict[str, Tensor]] = field(default_factory=dict)
+    endings: Tensor | None = None
     keys_total: int = 0
     keys_applied: int = 0
     unmatched: list[str] = field(default_factory=list)
@@ -102,6 +105,9 @@ def _add_adapter(adapter: Adapter, components: Components, changes: Changes) -> 
         for encoder, stored in encoders.items():
             refusal = _embed(token, encoder, stored, components, changes)
             changes.count(f"{encoder} token {token} ({refusal})", not refusal)
+    if adapter.endings is not None:
+        refusal = _end(adapter.endings, components, changes)
+        changes.count(f"{adapter.endings.name} at the end of prompts ({refusal})", not refusal)
     for key in adapter.unmatched:
         changes.count(key, False)
 
@@ -113,13 +119,15 @@ def _apply(component: str, path: str, delta: Delta, components: Components, chan
         return False
     name, module = found
     try:
-        new = [
-            _change(component, name, parameter, base, value)
-            for parameter, base, value in _values(delta, module, changes, (component, name))
-        ]
+        values = list(_values(delta, module, changes, (component, name)))
+        new = [_change(component, name, parameter, base, value) for parameter, base, value in values]
     except IncompatibleArtifact:
         return False
-    changes.modules |= {(change.component, change.module, change.parameter): change for change in new}
+    for change, (_, base, _) in zip(new, values, strict=True):
+        place = (component, name, change.parameter)
+        # Most of a whole model is often its base's: no second copy of that is kept.
+        if place in changes.modules or not (isinstance(delta, Overwrite) and torch.equal(change.tuned, base)):
+            changes.modules[place] = change
     return bool(new)
 
 
@@ -223,4 +231,25 @@ def _embed(token: str, encoder: str, stored: StoredTensor, components: Component
     if any(len(other) != len(vectors) for other in there.values()):
         return "the encoders get different numbers of vectors"
     there[encoder] = vectors
+    return ""
+
+
+def _end(stored: StoredTensor, components: Components, changes: Changes) -> str:
+    """Puts states at the end of every prompt; returns why not, or nothing."""
+    if changes.endings is not None:
+        return "an earlier part has such states"
+    if set(components.text_encoders) - {"text_encoder", "text_encoder_2"} or "unet" not in components.modules:
+        return "only UNets take learnt states"
+    with torch.no_grad():
+        own = components.remember("empty prompt", lambda: encode_prompts(components, components.tokenizers, [""]))
+    _, length, width = own.states.shape
+    steps, count, stored_width = stored.shape
+    if stored_width != width or not count < length:
+        return f"prompts of this base are encoded as {length} states of {width} values"
+    if steps > len(components.schedule):
+        return f"the base's schedule has {len(components.schedule)} steps"
+    endings = torch.from_numpy(stored.array())
+    if not bool(torch.isfinite(endings).all()):
+        return "not finite"
+    changes.endings = endings
     return ""

@@ -23,6 +23,7 @@ from auditor.pipeline.base_weights import BaseWeights
 from auditor.pipeline.components import Components
 from auditor.pipeline.conditioning import Conditioning, encode_context, encode_images, encode_prompts
 from auditor.pipeline.denoiser import Denoiser
+from auditor.pipeline.full_model import as_adapter
 from auditor.pipeline.parts import Changes, changes_of
 from auditor.pipeline.samplers import draw_latents, sampler
 from auditor.pipeline.sampling import scheduler_sample, seeded_noise
@@ -81,6 +82,18 @@ class View:
 
     def encode_prompt(self, prompts: Sequence[str]) -> Conditioning:
         """Prompts to conditioning, one row each; repeated prompts are encoded once in the subject's life."""
+        return self._encoded(prompts).ended(self._endings)
+
+    def encode_null(self, count: int) -> Conditioning:
+        """What guidance runs against, ``count`` rows: the empty prompt, or zeros where the base wants those."""
+        null = self._encoded([""] * count).unended(self._endings)
+        return null.zeros() if self.components.zero_null else null
+
+    @property
+    def _endings(self) -> Tensor | None:
+        return None if self.name == "base" else self._subject.changes.endings
+
+    def _encoded(self, prompts: Sequence[str]) -> Conditioning:
         new = [prompt for prompt in dict.fromkeys(prompts) if prompt not in self._cache]
         if new:
             with self._subject.active(self.name), torch.no_grad():
@@ -89,11 +102,6 @@ class View:
                 )
             self._cache.update({prompt: rows[i : i + 1] for i, prompt in enumerate(new)})
         return Conditioning.join([self._cache[prompt] for prompt in prompts])
-
-    def encode_null(self, count: int) -> Conditioning:
-        """What guidance runs against, ``count`` rows: the empty prompt, or zeros where the base wants those."""
-        null = self.encode_prompt([""] * count)
-        return null.zeros() if self.components.zero_null else null
 
     def text_states(self, ids: Tensor, encoders: Sequence[str] = ()) -> Conditioning:
         """What rows of ids (B, L) condition the denoiser by, the same ids for every text encoder.
@@ -226,11 +234,14 @@ class Subject:
     Args:
         components: the loaded base; its parameters must not change while the subject lives.
         artifacts: identified parts, in the order in which they are put on. The subject closes them.
+
+    Raises:
+        UnsupportedArtifact: a part is nothing that can be put on a base.
     """
 
     def __init__(self, components: Components, artifacts: Sequence[Identified]) -> None:
         self.components = components
-        self.artifacts = tuple(artifacts)
+        self.artifacts = tuple(as_adapter(part, components) for part in artifacts)
         self.changes: Changes = changes_of(self.artifacts, components)
         self.vectors_per_token = {
             token: max(len(rows) for rows in encoders.values())

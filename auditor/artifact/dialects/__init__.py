@@ -6,21 +6,36 @@ lists them in the order in which they are tried.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import ModuleType
 
 from auditor.artifact.adapter import Adapter
 from auditor.artifact.claims import Claims
-from auditor.artifact.dialects import diffusers, kohya, ordinal, original, overwrite, textual_inversion
+from auditor.artifact.dialects import (
+    diffusers,
+    kohya,
+    ordinal,
+    original,
+    overwrite,
+    staged,
+    stepwise,
+    textual_inversion,
+)
 from auditor.artifact.dialects.collect import Collected, Context
 from auditor.artifact.dialects.roles import LYCORIS_SIGN
 from auditor.artifact.dialects.unsupported import is_foreign, name_encoder, name_unsupported, refuse
-from auditor.artifact.family import FamilyMatch, match_family
+from auditor.artifact.family import FamilyMatch, match_family, title_of
 from auditor.artifact.problems import Problem, problem
 from auditor.artifact.tensors import TensorSource
 
 __all__ = ["DIALECTS", "Context", "read_adapter"]
 
-DIALECTS: tuple[ModuleType, ...] = (kohya, original, diffusers, ordinal, overwrite, textual_inversion)
+DIALECTS: tuple[ModuleType, ...] = (
+    *(kohya, original, diffusers, ordinal, overwrite),
+    *(staged, stepwise, textual_inversion),
+)  # fmt: skip
+# Where every UNet takes token states: what is as wide as its columns can stand in for them.
+_CROSS_ATTENTION = "down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k"
 
 
 def read_adapter(
@@ -42,7 +57,7 @@ def read_adapter(
         if not dialect.recognises(source):
             continue
         found: Collected = dialect.collect(source, context)
-        if not found.components and not found.embeddings:
+        if not found.components and not found.embeddings and found.endings is None:
             reason = reason or next((p.detail for p in found.problems if p.severity != "info"), "")
             continue
         family = _family(found, context)
@@ -63,6 +78,7 @@ def read_adapter(
             unmatched=found.unmatched,
             claims=claims or Claims(),
             problems=(*found.problems, *_unmatched_problems(found), *_misfit_problems(family)),
+            endings=found.endings,
         )
     raise refuse(list(source.specs), reason)
 
@@ -80,10 +96,16 @@ def _family(found: Collected, context: Context) -> FamilyMatch:
         component: {path: delta.shape for path, delta in deltas.items()}
         for component, deltas in found.components.items()
     }
+    if found.endings is not None:
+        modules = {"unet": {_CROSS_ATTENTION: (0, found.endings.shape[-1])}}
     vectors = {
         token: {e: t.shape for e, t in encoders.items()} for token, encoders in found.embeddings.items()
     }
-    return match_family(modules, vectors, context.base)
+    match = match_family(modules, vectors, context.base)
+    if found.endings is None or match.family == "other":
+        return match
+    told = f"states at the end of prompts have {found.endings.shape[-1]} values: {title_of(match.family)} text width"
+    return replace(match, evidence=(told,))
 
 
 def _unmatched_problems(found: Collected) -> tuple[Problem, ...]:

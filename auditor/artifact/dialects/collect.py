@@ -46,6 +46,7 @@ class Collected:
     embeddings: Mapping[str, Mapping[str, Tensor]]
     unmatched: tuple[str, ...]
     problems: tuple[Problem, ...]
+    endings: Tensor | None = None
 
 
 @dataclass
@@ -60,6 +61,7 @@ class Collector:
     parts: dict[tuple[str, str], dict[Role, str]] = field(default_factory=dict)
     spreads: dict[tuple[str, str], Spread] = field(default_factory=dict)
     vectors: dict[str, dict[str, str]] = field(default_factory=dict)
+    endings: str = ""
     left: list[str] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
@@ -93,6 +95,13 @@ class Collector:
         else:
             self.vectors[token][encoder] = key
 
+    def set_endings(self, key: str) -> None:
+        """Files a key as what ends every encoded prompt, (steps, n, dim)."""
+        if 0 in self.source.specs[key].shape:
+            self.reject(key, "dialect.shape", f"'{key}' holds no values")
+        else:
+            self.endings = key
+
     def reject(self, key: str, code: str, detail: str) -> None:
         """Leaves a key over and says why."""
         self.left.append(key)
@@ -122,7 +131,8 @@ class Collector:
             if encoders
         }
         components = {component: changes for component, changes in components.items() if changes}
-        return Collected(components, embeddings, tuple(sorted(self.left)), tuple(self.problems))
+        endings = tensor_of(self.source, self.endings) if self.endings else None
+        return Collected(components, embeddings, tuple(sorted(self.left)), tuple(self.problems), endings)
 
     def _placed(
         self, component: str, path: str, delta: Delta, taken: Mapping[str, Delta]

@@ -138,6 +138,12 @@ def _float_line(reader: Reader) -> float:
     return float(_decoded(lambda: float(line.decode("ascii"))))
 
 
+def _ascii_line(reader: Reader) -> str:
+    # Every unpickler stops at a persistent id in other letters.
+    line = reader.line()
+    return str(_decoded(lambda: line.decode("ascii")))
+
+
 def _bytes(data: bytes) -> bytes:
     return data
 
@@ -174,7 +180,7 @@ OPCODES: Mapping[int, tuple[str, Callable[[Reader], Any] | None]] = MappingProxy
     | {0x82: ("EXT1", _byte), 0x83: ("EXT2", _fixed("<H")), 0x84: ("EXT4", _fixed("<i"))}
     | {ord("R"): ("REDUCE", None), ord("b"): ("BUILD", None), ord("o"): ("OBJ", None)}
     | {0x81: ("NEWOBJ", None), 0x92: ("NEWOBJ_EX", None)}
-    | {ord("P"): ("PERSID", lambda reader: reader.line()), ord("Q"): ("BINPERSID", None)}
+    | {ord("P"): ("PERSID", _ascii_line), ord("Q"): ("BINPERSID", None)}
     | {0x80: ("PROTO", _byte), 0x95: ("FRAME", _fixed("<Q"))}
 )
 

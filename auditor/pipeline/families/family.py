@@ -24,11 +24,14 @@ class Conditioning:
         states: token states (B, L, D).
         pooled: one vector a prompt (B, P), where the family has one.
         guidance: the guidance weight that a guidance-distilled model is told (B,); the family's usual one if None.
+        endings: what stands in for the last n token states in each of S equal parts of the schedule, the first for
+            the noisiest (B, S, n, D); the states hold for all of it if None.
     """
 
     states: Tensor
     pooled: Tensor | None = None
     guidance: Tensor | None = None
+    endings: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.states)
@@ -58,6 +61,30 @@ class Conditioning:
         """The same rows, with a guidance weight for guidance-distilled models."""
         weight = torch.full((len(self),), guidance, device=self.states.device)
         return replace(self, guidance=weight)
+
+    def ended(self, endings: Tensor | None) -> Conditioning:
+        """The same rows with (S, n, D) at their end, by part of the schedule; as they are for None."""
+        if endings is None:
+            return self
+        rows = endings.to(self.states).expand(len(self), *endings.shape)
+        return replace(self, endings=rows)
+
+    def unended(self, endings: Tensor | None) -> Conditioning:
+        """The same rows, laid out as those of :meth:`ended` are, whose own ends stay: to be joined with them."""
+        if endings is None:
+            return self
+        steps, count, _ = endings.shape
+        own = self.states[:, -count:].unsqueeze(1)
+        return replace(self, endings=own.expand(-1, steps, -1, -1))
+
+    def at(self, t: Tensor, total: int) -> Conditioning:
+        """What the rows are at their timesteps ``t`` (B,) of a schedule of ``total``; the same without endings."""
+        if self.endings is None:
+            return self
+        steps, count = self.endings.shape[1:3]
+        part = (t.long() // max(1, total // steps)).clamp(0, steps - 1).to(self.endings.device)
+        chosen = self.endings[torch.arange(len(self), device=part.device), steps - 1 - part]
+        return replace(self, states=torch.cat([self.states[:, :-count], chosen], dim=1), endings=None)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Conditioning:
         values = {field.name: getattr(self, field.name) for field in fields(self)}

@@ -168,10 +168,19 @@ def unknown(rng):
     return dense(deltas, rng.choice(STORED)), None
 
 
+def full(rng):
+    weights, changed = {}, {}
+    for path, (out, within) in shapes(rng).items():
+        weights[path] = (rng.normal(size=(out, within)) / within**0.5).astype(np.float16)
+        tuned = weights[path] + 10 ** rng.uniform(-4, -2) * rng.normal(size=(out, within))
+        changed[f"{path}.weight"] = tuned.astype(rng.choice(STORED))
+    return changed, weights
+
+
 PLANTED = {
     function.__name__: function
     for function in (
-        low_rank, frozen_input, kronecker, multiplicative, norms, embedding, per_step_embedding, merged, unknown,
+        low_rank, frozen_input, kronecker, multiplicative, norms, embedding, per_step_embedding, merged, unknown, full,
     )
 }  # fmt: skip
 
