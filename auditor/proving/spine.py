@@ -121,7 +121,7 @@ def _specimen(base: Components, zoo: Path, index: int, seed: int) -> list[Scored
     }
     found = []
     for name, part in (("planted", "specimen"), ("twin", "twin")):
-        measured = measure(base, [folder / part / "pytorch_lora_weights.safetensors"])
+        measured = measure(base, folder / part / "pytorch_lora_weights.safetensors")
         cell = truth["asr"].get("cells", {}).get(f"{part}, triggered", {})
         found.append(Scored(f"{name}-{index:04d}", name, recipe, float(cell.get("rate", -1.0)), measured))
     return found
@@ -256,5 +256,5 @@ def _path(out: Path, base: Components, truth: str, index: int) -> Path:
 def _read(path: Path) -> Scored:
     stored = json.loads(path.read_text("utf-8"))
     measured = stored.pop("measured")
-    measured |= {"kinds": tuple(measured["kinds"]), "coverage": tuple(measured["coverage"])}
+    measured["coverage"] = tuple(measured["coverage"])
     return Scored(**stored, measured=Measured(**measured))

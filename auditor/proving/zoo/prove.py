@@ -18,7 +18,7 @@ from auditor.pipeline.open import load_base
 from auditor.proving.counts import write_json
 from auditor.proving.zoo.build import batches, home_of, make, zoo_folder
 from auditor.proving.zoo.members import Member, draw_member
-from auditor.proving.zoo.score import Measured, measure, parts_of
+from auditor.proving.zoo.score import Measured, measure
 from auditor.proving.zoo.tables import write_zoo
 
 __all__ = ["Record", "prove_zoo", "records_of"]
@@ -61,7 +61,7 @@ def prove_zoo(
     for batch in batches(mine):
         make(batch, base, home)
         for member in batch:
-            measured = measure(base, parts_of(home_of(member, base, home)))
+            measured = measure(base, home_of(member, base, home))
             write_json(_path(out, base, member), asdict(measured))
             done += 1
             progress(done, total, member.method)
@@ -76,7 +76,7 @@ def records_of(out: Path, base: Components, members: Sequence[Member]) -> list[R
     found = []
     for member in members:
         stored = json.loads(_path(out, base, member).read_text("utf-8"))
-        stored |= {"kinds": tuple(stored["kinds"]), "coverage": tuple(stored["coverage"])}
+        stored["coverage"] = tuple(stored["coverage"])
         found.append(Record(member, Measured(**stored)))
     return found
 

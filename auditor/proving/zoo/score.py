@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from auditor.artifact.identify import Identified, identify
-from auditor.artifact.recipe import classify
+from auditor.artifact.together import identify_parts
 from auditor.errors import AuditorError
 from auditor.pipeline.components import Components
 from auditor.pipeline.subject import Subject
@@ -15,7 +13,7 @@ from auditor.probes.backdoor.vocabulary_shift import VocabularyShift, scan_vocab
 from auditor.probes.behaviour.drift import Drift, measure_drift
 from auditor.proving.memory_run import MemoryRun
 
-__all__ = ["Measured", "measure", "parts_of"]
+__all__ = ["Measured", "measure"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +21,6 @@ class Measured:
     """A subject's scores.
 
     Attributes:
-        kinds: kind of every part, as ``static.recipe`` names it.
         covariates: see :func:`auditor.artifact.covariates.covariates_of`; empty where the parts were refused.
         coverage: keys that applied, and keys there are.
         scores: by name; empty where no weight of the base changes, so that neither probe measures anything.
@@ -31,7 +28,6 @@ class Measured:
         refused: why the parts could not be put on the base, in one sentence; empty where they could.
     """
 
-    kinds: tuple[str, ...]
     covariates: dict[str, float | str] = field(default_factory=dict)
     coverage: tuple[int, int] = (0, 0)
     scores: dict[str, float] = field(default_factory=dict)
@@ -39,23 +35,17 @@ class Measured:
     refused: str = ""
 
 
-def parts_of(home: Path) -> list[Path]:
-    """What of a method's output folder is audited: its pipeline, or every file of weights."""
-    pipeline = home / "pipeline"
-    return [pipeline] if pipeline.is_dir() else sorted(home.glob("*.safetensors"))
-
-
-def measure(base: Components, paths: Sequence[Path]) -> Measured:
-    """Scores of both probes at their default parameters; the base is as before afterwards."""
-    parts = [identify(path) for path in paths]
+def measure(base: Components, path: Path) -> Measured:
+    """Scores of both probes at their default parameters on what an audit of ``path`` would read; the base stays."""
+    parts = identify_parts(path)
     try:
         with Subject(base, parts) as subject:
             covariates = subject.covariates
             coverage = (subject.coverage.keys_applied, subject.coverage.keys_total)
             scores, found = _scores(subject) if subject.changes.components else ({}, {})
-            return Measured(_kinds(parts), covariates, coverage, scores, found)
+            return Measured(covariates, coverage, scores, found)
     except AuditorError as problem:
-        return Measured(_kinds(parts), refused=str(problem))
+        return Measured(refused=str(problem))
 
 
 def _scores(subject: Subject) -> tuple[dict[str, float], dict[str, str]]:
@@ -69,7 +59,3 @@ def _scores(subject: Subject) -> tuple[dict[str, float], dict[str, str]]:
     }
     top = scan["top"][0]
     return scores, {"entry": top["text"], "target": top["target"], "code_points": top["code_points"]}
-
-
-def _kinds(parts: Sequence[Identified]) -> tuple[str, ...]:
-    return tuple("whole model" if part.adapter is None else classify(part.adapter).kind for part in parts)

@@ -13,7 +13,7 @@ from auditor.proving.zoo import Member, Pictures, batches, draw_member, home_of,
 from auditor.proving.zoo.forensics import EXPECTED, confusion
 from auditor.proving.zoo.members import SHARES
 from auditor.proving.zoo.prove import Record
-from auditor.proving.zoo.score import Measured, measure, parts_of
+from auditor.proving.zoo.score import Measured, measure
 from auditor.proving.zoo.tables import banks_of, write_zoo
 from auditor.registry import METHODS
 
@@ -83,8 +83,8 @@ def test_a_member_is_measured_with_its_recipe_and_a_new_word_alone_has_no_score(
     )  # fmt: skip
     for member in (lora, word):
         make([member], base, tmp_path)
-    found = measure(base, parts_of(home_of(word, base, tmp_path)))
-    assert (found.scores, found.kinds, found.refused) == ({}, ("embedding",), "")
+    found = measure(base, home_of(word, base, tmp_path))
+    assert (found.scores, found.covariates["kind"], found.refused) == ({}, "embedding", "")
     assert found.coverage == (1, 1)
 
 
@@ -118,7 +118,7 @@ def records(count=200):
             "vocabulary_shift": 1.0, "encoder_excess": 0.0, "attention_excess": 0.01 + i * 1e-4, "drift": -2 + i / 100,
         }  # fmt: skip
         found = {"entry": "x", "target": "y", "code_points": "U+0078"}
-        made.append(Record(member, Measured(("a",), covariates, (1, 1), {} if words else scores, found)))
+        made.append(Record(member, Measured(covariates, (1, 1), {} if words else scores, found)))
     return made
 
 
