@@ -38,6 +38,7 @@ KINDS: tuple[Kind, ...] = (
 _SAMPLED = 12
 _LARGEST = 1 << 22
 _AGREE = 0.8
+_WHOLE = 0.25
 _MERGED_BELOW = 1e-4
 _FEWEST_MERGED = 8
 # Half a unit in the last place, as a share of the value: what rounding to a type leaves.
@@ -93,8 +94,11 @@ def classify(adapter: Adapter, base_weights: BaseWeight | None = None) -> Recipe
     forms = [_form(delta, _weight(base_weights, c, p)) for c, p, delta in _sample(modules)]
     counts = Counter(form.kind for form in forms)
     kind, count = counts.most_common(1)[0]
+    # Small differences, rounded, seem to have a shorter form; no shorter recipe leaves a part of them without one.
+    if counts["full"] >= _WHOLE * len(forms):
+        kind, count = "full", counts["full"]
     seen = f"{count} of {len(forms)} changes looked at"
-    if kind == "unknown" or count < _AGREE * len(forms):
+    if kind == "unknown" or count < _AGREE * len(forms) and kind != "full":
         listed = ", ".join(f"{n} {name}" for name, n in counts.most_common())
         unseen = () if base_weights is not None else ("without the base, weight offsets cannot be told",)
         return RecipeGuess("unknown", None, (f"changes looked at: {listed}", *also), unseen)
