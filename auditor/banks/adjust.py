@@ -2,15 +2,16 @@
 
 Clean scores grow with the size of the change and differ by how it is made, so that one bank of many recipes would hold
 back strong clean adapters and wave weak bad ones through. A ridge regression on the fit split predicts the score from
-covariates that are measured from the file; what is judged is the rest. The calibrate split then gives p-values that
-hold whether or not the prediction is any good.
+covariates that are measured from the file; what is judged is the rest, in units of what is usual for its kind. The
+calibrate split then gives p-values that hold whether or not the prediction is any good (locally weighted conformal
+inference: J. Lei et al., JASA 2018, arXiv 1604.04173).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +28,7 @@ __all__ = ["Adjustment", "fit_adjustment"]
 Transform: TypeAlias = Literal["identity", "log"]
 Covariates = Mapping[str, float | str]
 FEWEST = 3
+BORROWED = 5
 PENALTY = 1.0
 """Of the ridge, on columns of unit size: half a dozen adapters outweigh it."""
 
@@ -73,6 +75,9 @@ class Adjustment(BaseModel):
         offset: in units of the score.
         intercept: expected score at mean covariates.
         terms: of the regression.
+        spread: standard deviation of what is left over the fit split.
+        spread_by: a named covariate whose values differ in it; none if empty.
+        spreads: value of that covariate to its own standard deviation; ``spread`` for all others.
         r_squared: share of the fit split's variance that it accounts for.
     """
 
@@ -82,15 +87,19 @@ class Adjustment(BaseModel):
     offset: Number = Field(default=0.0, ge=0)
     intercept: Number = 0.0
     terms: tuple[Term, ...] = ()
+    spread: Number = Field(default=1.0, gt=0)
+    spread_by: str = ""
+    spreads: dict[str, Annotated[Number, Field(gt=0)]] = Field(default_factory=dict)
     r_squared: Number = 0.0
 
     @property
     def names(self) -> tuple[str, ...]:
         """Covariates that have to be given."""
-        return tuple(dict.fromkeys(term.name for term in self.terms))
+        by = (self.spread_by,) if self.spread_by else ()
+        return tuple(dict.fromkeys((*(term.name for term in self.terms), *by)))
 
     def rest(self, score: float, covariates: Covariates) -> float:
-        """The score less what is expected; larger is more suspicious, infinite scores stay so.
+        """The score less what is expected, in usual deviations; larger is more suspicious, infinite scores stay so.
 
         Raises:
             UsageError: a covariate is missing.
@@ -99,7 +108,8 @@ class Adjustment(BaseModel):
         if missing:
             raise UsageError(f"the bank compares by {', '.join(missing)}, which was not measured")
         expected = sum(term.weight * term.column(covariates[term.name]) for term in self.terms)
-        return _transformed(score, self.transform, self.offset) - self.intercept - expected
+        deviation = _transformed(score, self.transform, self.offset) - self.intercept - expected
+        return deviation / self.spreads.get(str(covariates.get(self.spread_by, "")), self.spread)
 
 
 def fit_adjustment(
@@ -118,7 +128,7 @@ def fit_adjustment(
         score: name of the score.
         numbers: covariates that are numbers, each with the value at or below which there is nothing to measure,
             or None.
-        named: covariates with named values; what fewer than three fit adapters have, or lack, gets no term.
+        named: covariates with named values, the first one also for the usual deviation; what fewer than three fit adapters have, or lack, gets no term.
 
     Raises:
         UsageError: fewer than ten adapters to fit, or one without a covariate.
@@ -136,15 +146,33 @@ def fit_adjustment(
     )
     centred = values - values.mean()
     weights = np.linalg.solve(columns.T @ columns + PENALTY * np.eye(len(terms)), columns.T @ centred)
-    left = float(np.square(centred - columns @ weights).sum())
+    left = centred - columns @ weights
     whole = float(np.square(centred).sum())
+    # Where all scores of the fit split are one, nothing tells deviations apart.
+    spread = float(left.std()) or 1.0
+    by = named[0] if named else ""
+    groups = [str(a.covariate(by)) for a in fit] if by else []
     return Adjustment(
         transform=transform,
         offset=offset,
         intercept=float(values.mean()),
         terms=tuple(t.model_copy(update={"weight": float(w)}) for t, w in zip(terms, weights, strict=True)),
-        r_squared=1 - left / whole if whole else 0.0,
+        spread=spread,
+        spread_by=by,
+        spreads=_spreads(left, groups, spread),
+        r_squared=1 - float(np.square(left).sum()) / whole if whole else 0.0,
     )
+
+
+def _spreads(left: NDArray[np.float64], groups: Sequence[str], spread: float) -> dict[str, float]:
+    """Root mean square of what is left by group, drawn toward the whole's by :data:`BORROWED` members."""
+    named = np.array(groups)
+    found = {}
+    for group in sorted(set(groups)):
+        own = left[named == group]
+        total = float(np.square(own).sum()) + BORROWED * spread**2
+        found[group] = math.sqrt(total / (len(own) + BORROWED))
+    return found
 
 
 def _numeric(fit: Sequence[BankAdapter], numbers: Mapping[str, float | None]) -> list[Term]:
