@@ -112,12 +112,12 @@ def _work(jobs: Sequence[_Job], progress: Progress) -> None:
         progress(round(done), total, job.label)
 
 
-def _within(job: _Job, before: float, total: int, progress: Progress) -> Progress:
+def _within(job: _Job, before: float, whole: int, progress: Progress) -> Progress:
     """Steps of a training as a part of all that there is to do."""
 
-    def told(done: int, steps: int, label: str = "") -> None:
-        part = min(1.0, done / max(1, steps)) * (job.seconds - _DRAWING)
-        progress(round(before + part), total, f"{job.label}, {label}")
+    def told(done: int, total: int, label: str = "") -> None:
+        part = min(1.0, done / max(1, total)) * (job.seconds - _DRAWING)
+        progress(round(before + part), whole, f"{job.label}, {label}")
 
     return told
 

@@ -28,8 +28,12 @@ _TITLES = {
     "size": "Pictures twice the size that the base was made for",
 }
 _HEADS = {
-    "identity": "identity", "style": "in the style", "image": "likeness", "prompt": "prompt followed", "drift": "drift",
-}  # fmt: skip
+    "identity": "identity (people)",
+    "style": "in the style",
+    "image": "likeness",
+    "prompt": "prompt followed",
+    "drift": "drift",
+}
 _CONCEPT_HEADS = {"cp": "CP-CLIP", "both": "both there", "ti": "TI-CLIP", "gap": "TI over other prompts"}
 
 

@@ -106,6 +106,8 @@ def test_two_processes_and_a_third_run_do_every_unit_once(tmp_path, monkeypatch)
         write_whole(path, strip())
         return record(one.method, one.target.name, one.seed, 0.5 + 0.1 * one.seed)
 
+    base = prove.load_base(device="cpu")
+    monkeypatch.setattr(prove, "load_base", lambda **_: base)
     monkeypatch.setattr(unit, "measured", fake)
     monkeypatch.setattr(prove, "pairs", lambda seeds: [])
     told = []

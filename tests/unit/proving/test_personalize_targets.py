@@ -2,7 +2,6 @@
 
 from dataclasses import fields, replace
 
-import numpy as np
 import pytest
 
 from auditor.errors import UsageError
@@ -10,7 +9,6 @@ from auditor.proving.personalize.recipes import RECIPES, chosen, params_of, prom
 from auditor.proving.personalize.targets import KINDS, masks_of, shows, targets
 from auditor.proving.personalize.unit import shots_of
 from auditor.registry import METHODS
-from auditor.world.factors import PersonScene
 from auditor.world.labels import HEADS
 from auditor.world.render import render_batch
 
@@ -78,8 +76,3 @@ def test_methods_are_chosen_by_name_in_the_order_of_the_table():
     assert chosen(" sefi, dreambooth ,") == ["dreambooth", "sefi"]
     with pytest.raises(UsageError, match="did you mean 'dreambooth-lora'"):
         chosen("dreambooth-lra")
-
-
-def test_pictures_are_those_of_the_scenes():
-    assert isinstance(targets("subject")[0].train[0], PersonScene)
-    assert np.array_equal(render_batch(targets("subject")[0].train[:1])[0].shape, (64, 64, 3))
