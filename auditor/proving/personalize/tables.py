@@ -34,6 +34,16 @@ _HEADS = {
     "prompt": "prompt followed",
     "drift": "drift",
 }
+_LEGEND = (
+    "Cells read: untrained, then trained with its 95 % interval; bold where the interval of the paired gain leaves out "
+    "zero. Untrained is the base on the same prompts and noise, a learned word read as the word that it starts from. "
+    "`n` counts trainings (subject and seed).",
+    "",
+    "Identity and likeness are mean cosines with held-out pictures of the subject, by the identity embedder and the dual "
+    "encoder. Prompt followed is the share of asked attributes in compositions that training never showed, as the judge "
+    "reads them. Drift is 1 - cosine of the class's pictures, without the identifier, with the base's from the same "
+    "noise. Trained numbers are what the optimiser held at once; processor seconds hold prior pictures and saving.",
+)
 _CONCEPT_HEADS = {"cp": "CP-CLIP", "both": "both there", "ti": "TI-CLIP", "gap": "TI over other prompts"}
 
 
@@ -157,8 +167,7 @@ def _markdown(
     if merged:
         lines += ["## Two concepts in one picture", "", *_concept_table(merged), ""]
     lines += [
-        "Cells read: untrained, then trained with its 95 % interval; bold where the interval of the paired gain leaves "
-        "out zero. `n` counts trainings (subject and seed).",
+        *_LEGEND,
         "",
         *(f"- {key}: {value}" for key, value in context.items() if isinstance(value, str | int | float)),
     ]
@@ -222,7 +231,7 @@ def _notes(names: Sequence[str], methods: Mapping[str, Any]) -> list[str]:
     for name in names:
         about = methods[name]
         changed = ", ".join(f"{key} {value}" for key, value in about["changes"].items() if key != "steps")
-        told = f"- `{name}`: {about['steps']} steps, {about['share of default steps']:.0%} of the default"
+        told = f"- `{name}`: {about['steps']} steps, {100 * about['share of default steps']:.0f} % of the default"
         lines.append(
             told + (f"; {changed}" if changed else "") + (f". {about['note']}" if about["note"] else ".")
         )
