@@ -39,10 +39,10 @@ _LEGEND = (
     "zero. Untrained is the base on the same prompts and noise, a learned word read as the word that it starts from. "
     "`n` counts trainings (subject and seed).",
     "",
-    "Identity and likeness are mean cosines with held-out pictures of the subject, by the identity embedder and the dual "
-    "encoder. Prompt followed is the share of asked attributes in compositions that training never showed, as the judge "
-    "reads them. Drift is 1 - cosine of the class's pictures, without the identifier, with the base's from the same "
-    "noise. Trained numbers are what the optimiser held at once; processor seconds hold prior pictures and saving.",
+    "Identity and likeness are mean cosines with held-out pictures of the subject, by the identity embedder and the "
+    "dual encoder. Prompt followed is the share of asked attributes in compositions that training never showed, as the "
+    "judge reads them. Drift is 1 - cosine of the class's pictures, without the identifier, with the base's from the "
+    "same noise. Trained numbers are those an optimiser held at once; seconds hold prior pictures and saving.",
 )
 _CONCEPT_HEADS = {"cp": "CP-CLIP", "both": "both there", "ti": "TI-CLIP", "gap": "TI over other prompts"}
 
