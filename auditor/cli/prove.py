@@ -45,6 +45,7 @@ def prove() -> None:
       auditor prove zoo -o proof/zoo
       auditor prove spine -o proof/spine --planted 20
       auditor prove scan -o proof
+      auditor prove personalize -o proof
 
     \b
     Exit codes: 0 measured (whatever the figures), 2 it could not be measured, 64 usage
@@ -178,6 +179,37 @@ def scan(
     with TaskProgress("proving the scan") as progress:
         prove_scan(out, progress, n_benign, seed, peers_python, speed)
     _print_table(out, "scan")
+
+
+@prove.command("personalize")
+@_OUT
+@click.option("--methods", default="", metavar="A,B", help="Only these fine-tuning methods; all by default.")
+@click.option(
+    "--seeds",
+    type=click.IntRange(1, 100),
+    default=3,
+    show_default=True,
+    help="Trainings of each method on each of its three subjects.",
+)
+@click.option("--shard", default="1/1", show_default=True, metavar="K/N", help="Part K of N, for N processes.")
+@click.pass_context
+def personalize(ctx: click.Context, out: Path, methods: str, seeds: int, shard: str) -> None:
+    """Train every fine-tuning method on the same subjects, and measure likeness, prompts, drift and cost.
+
+    \b
+    Examples:
+      auditor prove personalize -o proof/personalize
+      auditor prove personalize -o proof/personalize --methods dreambooth-lora,textual-inversion
+      auditor prove personalize -o proof/personalize --shard 1/2
+    """  # noqa: D301
+    from auditor.cli.progress import TaskProgress
+    from auditor.proving.personalize.prove import prove_personalize, shard_of
+
+    _remember(ctx, "personalize", out)
+    part = shard_of(shard)
+    with TaskProgress("proving the methods") as progress:
+        prove_personalize(out, progress, methods, seeds, part)
+    _print_table(out, "personalize")
 
 
 def _remember(ctx: click.Context, what: str, out: Path) -> None:
