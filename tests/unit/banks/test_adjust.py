@@ -18,7 +18,7 @@ from auditor.banks import (
     split_of_recipe,
     write_bank,
 )
-from auditor.banks.adjust import PENALTY
+from auditor.banks.adjust import BORROWED, PENALTY
 from auditor.contracts import Probe, Stage
 from auditor.errors import UsageError
 
@@ -67,7 +67,22 @@ def test_the_regression_is_ridge_on_standardised_columns_of_the_fit_split():
     expected = np.log(one.scores["score"] + ours.offset) - reference.predict(
         np.array([[term.column(one.covariate(term.name)) for term in ours.terms]])
     )
-    assert ours.rest(one.scores["score"], one.recipe.extra) == pytest.approx(float(expected[0]))
+    usual = ours.spreads[one.covariate("kind")]
+    assert ours.rest(one.scores["score"], one.recipe.extra) == pytest.approx(float(expected[0]) / usual)
+
+
+def test_deviations_are_in_units_of_what_is_usual_for_the_kind_drawn_toward_the_whole():
+    made = adapters()
+    ours = fit_adjustment(made, "score", NUMBERS, ("kind",))
+    fit = [a for a in made if a.split == "fit"]
+    left = np.array([ours.rest(a.scores["score"], a.recipe.extra) * ours.spreads[a.covariate("kind")] for a in fit])
+    assert ours.spread == pytest.approx(left.std())
+    for kind in KINDS:
+        own = left[[a.covariate("kind") == kind for a in fit]]
+        expected = ((np.square(own).sum() + BORROWED * ours.spread**2) / (len(own) + BORROWED)) ** 0.5
+        assert ours.spreads[kind] == pytest.approx(expected)
+    kindless = {"norm": -2.0, "text": -12.0, "kind": "never seen"}
+    assert np.isfinite(ours.rest(0.5, kindless))
 
 
 def test_nothing_to_measure_is_a_level_of_its_own_and_not_a_very_small_number():
