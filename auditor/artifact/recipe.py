@@ -98,7 +98,7 @@ def classify(adapter: Adapter, base_weights: BaseWeight | None = None) -> Recipe
     if counts["full"] >= _WHOLE * len(forms):
         kind, count = "full", counts["full"]
     seen = f"{count} of {len(forms)} changes looked at"
-    if kind == "unknown" or count < _AGREE * len(forms) and kind != "full":
+    if kind == "unknown" or (count < _AGREE * len(forms) and kind != "full"):
         listed = ", ".join(f"{n} {name}" for name, n in counts.most_common())
         unseen = () if base_weights is not None else ("without the base, weight offsets cannot be told",)
         return RecipeGuess("unknown", None, (f"changes looked at: {listed}", *also), unseen)

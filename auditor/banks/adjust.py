@@ -128,7 +128,8 @@ def fit_adjustment(
         score: name of the score.
         numbers: covariates that are numbers, each with the value at or below which there is nothing to measure,
             or None.
-        named: covariates with named values, the first one also for the usual deviation; what fewer than three fit adapters have, or lack, gets no term.
+        named: covariates with named values, the first one also for the usual deviation; what fewer than three fit
+            adapters have, or lack, gets no term.
 
     Raises:
         UsageError: fewer than ten adapters to fit, or one without a covariate.

@@ -191,9 +191,9 @@ def scan(
     show_default=True,
     help="Trainings of each method on each of its three subjects.",
 )
-@click.option("--shard", default="1/1", show_default=True, metavar="K/N", help="Part K of N, for N processes.")
+@_SHARD
 @click.pass_context
-def personalize(ctx: click.Context, out: Path, methods: str, seeds: int, shard: str) -> None:
+def personalize(ctx: click.Context, out: Path, methods: str, seeds: int, shard: tuple[int, int]) -> None:
     """Train every fine-tuning method on the same subjects, and measure likeness, prompts, drift and cost.
 
     \b
@@ -203,12 +203,11 @@ def personalize(ctx: click.Context, out: Path, methods: str, seeds: int, shard: 
       auditor prove personalize -o proof/personalize --shard 1/2
     """  # noqa: D301
     from auditor.cli.progress import TaskProgress
-    from auditor.proving.personalize.prove import prove_personalize, shard_of
+    from auditor.proving.personalize.prove import prove_personalize
 
     _remember(ctx, "personalize", out)
-    part = shard_of(shard)
     with TaskProgress("proving the methods") as progress:
-        prove_personalize(out, progress, methods, seeds, part)
+        prove_personalize(out, progress, methods, seeds, shard)
     _print_table(out, "personalize")
 
 

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from auditor.contracts import Progress
-from auditor.errors import UsageError
 from auditor.pipeline.open import load_base
 from auditor.proving.personalize.concepts import pair_path, pair_record, pairs
 from auditor.proving.personalize.recipes import RECIPES, SAMPLER_STEPS, chosen
@@ -21,7 +20,7 @@ from auditor.proving.personalize.targets import targets
 from auditor.proving.personalize.unit import CLASS, OWN, PER_ASK, Unit, Workbench
 from auditor.world.embedded import guidance_of
 
-__all__ = ["prove_personalize", "shard_of", "units_of"]
+__all__ = ["prove_personalize", "units_of"]
 
 MERGED = "orthogonal-adaptation"
 """The method whose adapters are made to be added."""
@@ -46,18 +45,6 @@ def units_of(methods: Sequence[str], seeds: int) -> list[Unit]:
         for i in range(3)
         for method in methods
     ]
-
-
-def shard_of(text: str) -> tuple[int, int]:
-    """``K/N`` as which part (from 0) of how many.
-
-    Raises:
-        UsageError: it is not K/N with K from 1 to N.
-    """
-    which, slash, count = text.partition("/")
-    if slash and which.isdecimal() and count.isdecimal() and 1 <= int(which) <= int(count):
-        return int(which) - 1, int(count)
-    raise UsageError("a shard is written K/N, for example 1/2 and 2/2 for two processes")
 
 
 def prove_personalize(

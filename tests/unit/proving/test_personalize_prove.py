@@ -3,6 +3,7 @@
 import io
 import json
 
+import click
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,8 @@ from PIL import Image
 from scipy import stats as scipy_stats
 
 from auditor.cli.main import run
-from auditor.errors import MalformedArtifact, UsageError
+from auditor.cli.options import Shard
+from auditor.errors import MalformedArtifact
 from auditor.proving.personalize import prove, unit
 from auditor.proving.personalize.recipes import RECIPES
 from auditor.proving.personalize.sheet import Line, compose, line_of
@@ -86,14 +88,14 @@ def test_a_damaged_record_is_named(tmp_path, content):
 @settings(deadline=None, max_examples=40)
 @given(st.integers(1, 9), st.integers(0, 40))
 def test_shards_share_out_every_job_once(count, jobs):
-    parts = [range(jobs)[prove.shard_of(f"{k}/{count}")[0] :: count] for k in range(1, count + 1)]
+    parts = [range(jobs)[Shard().convert(f"{k}/{count}", None, None)[0] :: count] for k in range(1, count + 1)]
     assert sorted(job for part in parts for job in part) == list(range(jobs))
 
 
 @pytest.mark.parametrize("text", ["", "1", "0/2", "3/2", "1/0", "a/b", "-1/2", "1/2/3", "1.0/2"])
 def test_a_shard_that_is_none_is_refused(text):
-    with pytest.raises(UsageError, match="K/N"):
-        prove.shard_of(text)
+    with pytest.raises(click.UsageError, match="is no shard"):
+        Shard().convert(text, None, None)
 
 
 @embedded
