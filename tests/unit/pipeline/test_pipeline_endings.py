@@ -6,6 +6,7 @@ import torch
 from safetensors.numpy import save_file
 
 from auditor.artifact.identify import identify
+from auditor.personalize.blocks.staged import StagedWord, save_staged_word
 from auditor.personalize.blocks.stepwise import load_steps, stepwise_sample
 from auditor.pipeline.added_words import added_endings, added_words, stages_of
 from auditor.pipeline.families import Conditioning
@@ -100,6 +101,19 @@ def test_added_words_are_described_beside_the_vocabulary(tiny_base, tmp_path):
     assert row["norm"] == pytest.approx(
         float(stacked.norm(dim=2).mean() / table.norm(dim=1).median()), rel=1e-5
     )
+
+
+def test_keys_and_values_for_two_encoders_all_arrive(tiny_base, tmp_path):
+    base = tiny_base("sdxl")
+    widths = {name: encoder.config.hidden_size for name, encoder in base.text_encoders.items()}
+    roles = {role: {name: torch.randn(4, 1, width) for name, width in widths.items()} for role in ("key", "value")}
+    path = save_staged_word(tmp_path, StagedWord("<kim>", roles))
+    with Subject(base, [identify(path)]) as subject:
+        assert subject.coverage.full and subject.coverage.keys_total == 16
+        rows = added_words(subject)
+    assert [(row["word"], row["encoder"], row["stages"]) for row in rows] == [
+        (f"<kim>.{role}", encoder, 4) for role in roles for encoder in sorted(widths)
+    ]
 
 
 def test_tokens_are_put_together_by_stage():
