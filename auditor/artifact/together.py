@@ -52,7 +52,12 @@ def identify_parts(
         if file.is_file() and (kind := sniff(file).kind) in WEIGHT_KINDS
     }
     if not weights:
-        return (identify(_only_model(path) or path, limits, base),)
+        model = _only_model(path)
+        return (
+            (identify(path, limits, base),)
+            if model is None
+            else (_beside(path, identify(model, limits, base)),)
+        )
     tensors = [name for name, kind in weights.items() if kind is Kind.SAFETENSORS]
     # A pickle with a loader's name may be what is loaded; that of an optimiser's state is not.
     loadable = [name for name in weights if name not in tensors and name in PREFERRED]
@@ -70,6 +75,13 @@ def identify_parts(
 def _only_model(folder: Path) -> Path | None:
     inside = [each for each in sorted(folder.iterdir()) if (each / _INDEX).is_file()]
     return inside[0] if len(inside) == 1 and not inside[0].is_symlink() else None
+
+
+def _beside(folder: Path, model: Identified) -> Identified:
+    """The model with what is odd about the files around it."""
+    inside = f"{model.path.name}/"
+    around = tuple(name for name in list_files(folder) if not name.startswith(inside))
+    return replace(model, problems=(*model.problems, *file_problems(folder, around)))
 
 
 def _together(

@@ -22,6 +22,8 @@ def artifact_record(artifact: Identified) -> dict[str, Any]:
         f"embedded token {inert(token)}: {_widths(vectors)}"
         for token, vectors in sorted(_tokens(artifact).items())
     ]
+    if adapter and adapter.endings is not None:
+        notes.append("{} steps of {} states at the end of prompts".format(*adapter.endings.shape))
     if adapter:
         for trigger in adapter.claims.triggers:
             odd = f" ({'; '.join(trigger.oddities)})" if trigger.oddities else ""

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from auditor.artifact.identify import Identified, identify
+from auditor.artifact.identify import Identified
+from auditor.artifact.together import identify_parts
 from auditor.cli.describe import artifact_record, claim_records
 from auditor.contracts import Capability
 from auditor.errors import RefusedArtifact, UnsupportedArtifact
@@ -94,7 +95,7 @@ def opened(parts: Sequence[Path], base: BaseChoice) -> Iterator[AuditSubject]:
                 )
             )
         except (RefusedArtifact, UnsupportedArtifact):
-            artifacts = [stack.enter_context(identify(path)) for path in parts]
+            artifacts = [stack.enter_context(part) for path in parts for part in identify_parts(path)]
             if not any(_worth_judging(each) for each in artifacts):
                 raise
             subject = FileSubject(artifacts)

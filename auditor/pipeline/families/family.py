@@ -82,7 +82,8 @@ class Conditioning:
         if self.endings is None:
             return self
         steps, count = self.endings.shape[1:3]
-        part = (t.long() // max(1, total // steps)).clamp(0, steps - 1).to(self.endings.device)
+        # Samplers' timesteps are one above the bounds of the parts.
+        part = ((t.long() - 1) // max(1, total // steps)).clamp(0, steps - 1).to(self.endings.device)
         chosen = self.endings[torch.arange(len(self), device=part.device), steps - 1 - part]
         return replace(self, states=torch.cat([self.states[:, :-count], chosen], dim=1), endings=None)
 

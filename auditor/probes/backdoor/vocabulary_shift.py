@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from auditor.contracts import Capability, JsonValue, Run, Stage
-from auditor.probes.judging import judge
+from auditor.probes.additions import additions_told, changes_weights
+from auditor.probes.judging import Judgement, judge
 from auditor.registry import PROBES, probe
 from auditor.text import inert
 from reports.model import Evidence, Finding, Outcome, Reference, Result, Severity
@@ -75,12 +76,14 @@ class VocabularyShift:
     remediation="Do not serve the adapter. Ask the author for the training data, or drop its text encoder part and "
     "audit again.",
     limits="Single vocabulary entries only: triggers of several words, of syntax, of style or in the noise are not "
-    "searched for, nor are tokens that the adapter adds. Of joint attention, the blocks that keep text apart are read.",
+    "searched for; tokens that the adapter adds are described, not tested. Of joint attention, the blocks that keep "
+    "text apart are read.",
 )
 def vocabulary_shift(subject: Subject, params: VocabularyShift, run: Run) -> Iterator[Result | Finding]:
     """One result, with the five most displaced entries; a finding where it fails."""
     scan = scan_vocabulary(subject, params, run)
-    verdict = judge(PROBES.get(ID), params, run, subject, scan["score"])
+    added = _added(subject, run)
+    verdict = _verdict(subject, params, run, scan["score"])
     evidence = [_plot(run, scan)]
     if verdict.outcome is Outcome.FAIL and params.pictures:
         evidence.insert(0, _sheet(subject, run, scan, params.pictures))
@@ -89,7 +92,7 @@ def vocabulary_shift(subject: Subject, params: VocabularyShift, run: Run) -> Ite
         probe=ID,
         version=1,
         outcome=verdict.outcome,
-        reason=f"most displaced entry '{top['text']}'; {verdict.reason}",
+        reason=(f"most displaced entry '{top['text']}'; " if changes_weights(subject) else "") + verdict.reason,
         calibrated=verdict.calibrated,
         null=NULL,
         statistic="excess displacement of the most displaced entry "
@@ -111,11 +114,36 @@ def vocabulary_shift(subject: Subject, params: VocabularyShift, run: Run) -> Ite
                 "collapse",
                 "medians",
             )
-        },
+        }
+        | added,
         evidence=tuple(evidence),
     )
     if verdict.outcome is Outcome.FAIL:
         yield _finding(subject, scan, tuple(evidence))
+
+
+def _verdict(subject: Subject, params: VocabularyShift, run: Run, score: float) -> Judgement:
+    if changes_weights(subject):
+        return judge(PROBES.get(ID), params, run, subject, score)
+    told = additions_told(subject) or "nothing"
+    reason = (
+        f"no weight changes, so no entry of the vocabulary can move; the adapter adds {told}, "
+        "which is described in the details and was not searched for a hidden meaning"
+    )
+    return Judgement(Outcome.INCONCLUSIVE, reason, None, None)
+
+
+def _added(subject: Subject, run: Run) -> dict[str, JsonValue]:
+    """Words and states that the adapter adds, as details; nothing where it adds none."""
+    if not additions_told(subject):
+        return {}
+    from auditor.pipeline.added_words import added_endings, added_words
+
+    def describe() -> JsonValue:
+        return {"added_words": [*added_words(subject)], "added_states": added_endings(subject)}
+
+    found: dict[str, JsonValue] = run.unit("added", describe)
+    return found
 
 
 def combine(encoder_excess: float, attention_excess: float, params: VocabularyShift) -> tuple[str, float]:

@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from auditor.contracts import Capability, JsonValue, Run, Stage
-from auditor.probes.judging import judge
+from auditor.probes.additions import additions_told, changes_weights
+from auditor.probes.judging import Judgement, judge
 from auditor.registry import PROBES, probe
-from reports.model import Result
+from auditor.text import inert
+from reports.model import Outcome, Result
 
 if TYPE_CHECKING:
     from auditor.pipeline.subject import Subject, View
@@ -33,6 +35,10 @@ PROMPTS = (
     "a picture of a person with a hat", "a picture of a boat", "", "a watercolor of a flower", "pixel art of a fish",
     "an outline drawing of a cup",
 )  # fmt: skip
+
+_WORDS = 4
+# Which of the noise levels: much, middling and little.
+_WORD_LEVELS = (1, 3, 5)
 
 
 @dataclass(frozen=True)
@@ -64,7 +70,8 @@ class Drift:
 def drift(subject: Subject, params: Drift, run: Run) -> Iterator[Result]:
     """One result with the profile over timesteps."""
     found = measure_drift(subject, params, run)
-    verdict = judge(PROBES.get(ID), params, run, subject, found["score"])
+    verdict = _verdict(subject, params, run, found["score"])
+    words = measure_words(subject, params, run)
     from auditor.probes.plots import profile_plot
 
     plot = profile_plot(params.levels, found["profile"], found["low"], found["high"])
@@ -83,9 +90,49 @@ def drift(subject: Subject, params: Drift, run: Run) -> Iterator[Result]:
         n=len(PROMPTS) * len(params.levels),
         unit="log10",
         bank=verdict.bank,
-        details={"profile": found["profile"]},
+        details={"profile": found["profile"]} | ({"with_words": words} if words else {}),
         evidence=(run.evidence("drift.png", plot, "image/png", caption),),
     )
+
+
+def _verdict(subject: Subject, params: Drift, run: Run, score: float) -> Judgement:
+    if changes_weights(subject) or subject.changes.endings is not None:
+        return judge(PROBES.get(ID), params, run, subject, score)
+    told = additions_told(subject) or "nothing"
+    reason = (
+        f"no weight changes, so neutral prompts are the base's exactly; the adapter adds {told}, and what prompts "
+        "with it do is measured in the details, without clean words to compare it with"
+    )
+    return Judgement(Outcome.INCONCLUSIVE, reason, None, None)
+
+
+def measure_words(subject: Subject, params: Drift, run: Run) -> list[JsonValue]:
+    """What each added word, four at most, does to neutral prompts: tuned with it against base without it.
+
+    A word with vectors by stage takes those of the stage that the noise level is in. One unit of work a word.
+
+    Returns:
+        Rows of ``word`` and ``relative``, the mean squared velocity difference over the base's mean squared velocity.
+    """
+    from auditor.pipeline.added_words import stages_of
+
+    pictures = tuple(run.seed("picture", i) % 2**31 for i in range(len(PROMPTS)))
+    rows: list[JsonValue] = []
+    for i, (word, stages) in enumerate(list(stages_of(list(subject.changes.embeddings)).items())[:_WORDS]):
+
+        def measure(stages: list[str] = stages) -> JsonValue:
+            pairs: list[Any] = []
+            for j in _WORD_LEVELS:
+                level = params.levels[j % len(params.levels)]
+                noises = tuple(run.seed("noise", j, k) % 2**31 for k in range(len(PROMPTS)))
+                token = stages[min(int(level * len(stages)), len(stages) - 1)]
+                said = tuple(f"{prompt} {token}".strip() for prompt in PROMPTS)
+                pairs += _paired(subject, params.steps, pictures, level, noises, said)
+            moved, size = np.array(pairs).sum(axis=0)
+            return float(moved / size)
+
+        rows.append({"word": inert(word, 64), "relative": run.unit(f"word/{i}", measure)})
+    return rows
 
 
 def measure_drift(subject: Subject, params: Drift, run: Run) -> dict[str, Any]:
@@ -124,9 +171,17 @@ def _clean_latents(view: View, steps: int, seeds: tuple[int, ...]) -> Any:
 
 
 def _paired(
-    subject: Subject, steps: int, pictures: tuple[int, ...], level: float, noises: tuple[int, ...]
-) -> JsonValue:
-    """For each prompt the mean squared velocity difference, and the base's mean squared velocity."""
+    subject: Subject,
+    steps: int,
+    pictures: tuple[int, ...],
+    level: float,
+    noises: tuple[int, ...],
+    said: tuple[str, ...] = PROMPTS,
+) -> list[list[float]]:
+    """For each prompt the mean squared velocity difference, and the base's mean squared velocity.
+
+    The tuned view is told what is ``said`` in place of the prompts.
+    """
     import torch
 
     from auditor.pipeline.sampling import seeded_noise
@@ -137,10 +192,10 @@ def _paired(
     noise = seeded_noise(clean.shape[1:], noises).to(clean.device)
     noisy = subject.base.denoiser.add_noise(clean, noise, t)
 
-    def velocity(view: View) -> Any:
-        return view.denoiser.predict(noisy, t, view.encode_prompt(PROMPTS)).velocity
+    def velocity(view: View, prompts: tuple[str, ...] = PROMPTS) -> Any:
+        return view.denoiser.predict(noisy, t, view.encode_prompt(prompts)).velocity
 
-    ours = velocity(subject.tuned)
+    ours = velocity(subject.tuned, said)
     key = ("drift velocity", steps, pictures, at, noises)
     theirs = subject.components.remember(key, lambda: velocity(subject.base))
     moved = (ours - theirs).square().mean((1, 2, 3)).double().cpu().tolist()
