@@ -69,16 +69,26 @@ def save_diffusers_lora(
     rank: int,
     alpha: float,
     metadata: Mapping[str, str],
+    denoiser: str = "unet",
 ) -> Path:
     """Writes ``pytorch_lora_weights.safetensors`` as diffusers' ``load_lora_weights`` reads it, float16.
 
     The scale alpha / rank is folded into the second factor: loaders of this naming ignore stored alphas.
 
+    Args:
+        folder: made if it is not there.
+        unet: factors of the denoiser.
+        text_encoder: factors of the first text encoder; may be empty.
+        rank: r.
+        alpha: numerator of the scale.
+        metadata: strings for the header.
+        denoiser: ``unet`` or ``transformer``, what the file calls the denoiser.
+
     Raises:
         OutputError: the file is there already, or cannot be written.
     """
     out = {}
-    for prefix, state in (("unet", unet), ("text_encoder", text_encoder)):
+    for prefix, state in ((denoiser, unet), ("text_encoder", text_encoder)):
         for key, value in state.items():
             # transformers 5 dropped the wrapper's name that files on hubs carry.
             bare = prefix == "text_encoder" and not key.startswith("text_model.")

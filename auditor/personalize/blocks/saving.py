@@ -14,6 +14,9 @@ from torch import Tensor
 
 from auditor.artifact.safetensors_write import write_arrays
 from auditor.errors import OutputError
+from auditor.personalize.blocks.consent import person_words
+from auditor.personalize.blocks.processes import Team, only_main
+from auditor.personalize.blocks.training import NONE_GIVEN, PLAIN, Training
 from auditor.pipeline.components import Components
 from auditor.text import inert
 
@@ -54,9 +57,10 @@ def save_provenance(
     images: Sequence[str],
     files: Sequence[Path],
     loss: float,
+    training: Training = PLAIN,
     extra: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Writes ``provenance.json``: base, data, recipe, versions and the hash of what was made.
+    """Writes ``provenance.json``: base, data, consent, recipe, versions and the hash of what was made.
 
     Args:
         folder: where the files are.
@@ -66,15 +70,22 @@ def save_provenance(
         images: SHA-256 of each picture.
         files: what was written, hashed here.
         loss: mean loss of the last tenth of the steps.
+        training: how it was run, with the notes on consent and licence.
         extra: what else the method wants to say, JSON values.
 
     Raises:
         OutputError: it cannot be written.
     """
     assert is_dataclass(params) and not isinstance(params, type)
+    only_main()
     told = {
         "method": method,
         "params": asdict(params),
+        "training": {**training.arithmetic, "gradient_checkpointing": training.gradient_checkpointing},
+        "processes": Team.current().size,
+        "person_words": person_words(params),
+        "consent": training.consent.strip() or NONE_GIVEN,
+        "licence": training.licence.strip() or NONE_GIVEN,
         "base": {"ref": base.ref, "revision": base.revision, "sha256": base.sha256, "family": base.family},
         "images": list(images),
         "loss": loss,
@@ -98,7 +109,8 @@ def _sha256(path: Path) -> str:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder where there is none. Raises ``OutputError`` where that cannot be done."""
+    """Makes a folder where there is none, in the process that writes. Raises ``OutputError`` where that fails."""
+    only_main()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
