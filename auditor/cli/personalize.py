@@ -191,7 +191,8 @@ def _loaded(base: str | None, device: str, allow_download: bool, revision: str) 
     except (MemoryError, RuntimeError) as error:
         if not is_memory(error):
             raise
-        raise OutOfMemory("out of memory: the base alone does not fit; take a smaller one, or another --device") from error
+        told = "out of memory: the base alone does not fit; take a smaller one, or another --device"
+        raise OutOfMemory(told) from error
 
 
 def _silent(done: int, total: int, label: str = "") -> None:

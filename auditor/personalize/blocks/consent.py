@@ -8,9 +8,14 @@ from typing import Any
 
 __all__ = ["person_words"]
 
-_PERSON = frozenset(
-    ["actor", "actress", "adult", "artist", "athlete", "baby", "boy", "boyfriend", "bride", "brother", "celebrity", "child", "children", "couple", "dad", "daughter", "doctor", "face", "faces", "family", "father", "female", "friend", "gentleman", "girl", "girlfriend", "groom", "guy", "headshot", "human", "humans", "husband", "infant", "kid", "kids", "lady", "ladies", "male", "man", "men", "mom", "mother", "mum", "nurse", "people", "person", "persons", "politician", "portrait", "portraits", "selfie", "singer", "sister", "soldier", "son", "student", "teacher", "teen", "teenager", "toddler", "wife", "woman", "women"]
-)
+_PERSON = {
+    "actor", "actress", "adult", "artist", "athlete", "baby", "boy", "boyfriend", "bride", "brother",
+    "celebrity", "child", "children", "couple", "dad", "daughter", "doctor", "face", "faces", "family",
+    "father", "female", "friend", "gentleman", "girl", "girlfriend", "groom", "guy", "headshot", "human",
+    "humans", "husband", "infant", "kid", "kids", "ladies", "lady", "male", "man", "men", "mom", "mother",
+    "mum", "nurse", "people", "person", "persons", "politician", "portrait", "portraits", "selfie", "singer",
+    "sister", "soldier", "son", "student", "teacher", "teen", "teenager", "toddler", "wife", "woman", "women",
+}  # fmt: skip
 
 
 def person_words(params: Any) -> list[str]:

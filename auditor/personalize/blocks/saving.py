@@ -20,7 +20,7 @@ from auditor.personalize.blocks.training import NONE_GIVEN, PLAIN, Training
 from auditor.pipeline.components import Components
 from auditor.text import inert
 
-__all__ = ["PROVENANCE", "make_folder", "save_provenance", "save_word_vectors"]
+__all__ = ["PROVENANCE", "make_folder", "save_provenance", "save_word_vectors", "sha256_of", "write_sidecar"]
 
 PROVENANCE = "provenance.json"
 _PACKAGES = ("torch", "diffusers", "transformers", "peft", "safetensors")
@@ -77,7 +77,6 @@ def save_provenance(
         OutputError: it cannot be written.
     """
     assert is_dataclass(params) and not isinstance(params, type)
-    only_main()
     told = {
         "method": method,
         "params": asdict(params),
@@ -89,10 +88,16 @@ def save_provenance(
         "base": {"ref": base.ref, "revision": base.revision, "sha256": base.sha256, "family": base.family},
         "images": list(images),
         "loss": loss,
-        "files": {path.relative_to(folder).as_posix(): _sha256(path) for path in files},
+        "files": {path.relative_to(folder).as_posix(): sha256_of(path) for path in files},
         "packages": {name: metadata.version(name) for name in _PACKAGES},
         **(extra or {}),
     }
+    return write_sidecar(folder, told)
+
+
+def write_sidecar(folder: Path, told: Mapping[str, Any]) -> Path:
+    """Writes ``provenance.json``, whole or not at all; raises ``OutputError`` where it cannot be written."""
+    only_main()
     target = folder / PROVENANCE
     part = target.with_suffix(".part")
     try:
@@ -103,7 +108,8 @@ def save_provenance(
     return target
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
