@@ -59,7 +59,8 @@ def personalize() -> None:
 
     \b
     In several processes, which share the work of a step (the main one writes):
-      accelerate launch --num_processes 2 -m auditor personalize dreambooth-lora --images photos -o adapter
+      accelerate launch --multi_gpu --num_processes 2 -m auditor personalize dreambooth-lora --images photos -o out
+      torchrun --nproc_per_node 2 -m auditor personalize dreambooth-lora --images photos --device cpu -o out
 
     \b
     Exit codes: 0 saved, 2 it failed, 64 usage

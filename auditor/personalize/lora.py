@@ -14,7 +14,8 @@ from auditor.personalize.blocks.saving import make_folder
 
 __all__ = ["ATTENTION", "TEXT_ATTENTION", "injected", "lora_state", "save_diffusers_lora"]
 
-ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+# The second four are there where text and image have projections of their own in one attention: SD3 and Flux.
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 TEXT_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 _NAME = "default"
 

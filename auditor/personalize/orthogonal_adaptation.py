@@ -30,13 +30,14 @@ from auditor.personalize.blocks.optimise import Group, Optimisation, TrainingLog
 from auditor.personalize.blocks.saving import save_provenance
 from auditor.personalize.blocks.training import PLAIN, Training
 from auditor.personalize.blocks.validation import plain_look
+from auditor.personalize.lora import ATTENTION
 from auditor.pipeline.components import Components
 from auditor.registry import METHODS
 
 __all__ = ["OrthogonalAdaptation", "TrainedOrthogonal", "save_factors", "train_orthogonal"]
 
 # Linear layers of transformer blocks. Those outside see timesteps and pooled text, which all concepts share.
-LAYERS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
+LAYERS = (*ATTENTION, "ff.net.0.proj", "ff.net.2")
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ class Training:
         accumulate: micro-batches whose gradients make one step, which then sees so many times the batch.
         gradient_checkpointing: evaluate blocks of the denoiser again in the backward pass; slower, in less memory.
         precision: of the arithmetic; weights that are trained stay float32.
-        optimizer: adamw8bit keeps its moments in eight bits, and needs bitsandbytes.
+        optimizer: what moves the weights; adamw8bit keeps its moments in eight bits, and needs bitsandbytes.
         validate_every: steps between validation pictures, all from the same noise; 0 for none.
         validate_prompt: what they show; the new word is meant where it stands in the prompt.
         skip_unreadable: leave out pictures that cannot be read, if one can.
