@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -25,7 +25,14 @@ from auditor.personalize.blocks.saving import save_provenance
 from auditor.personalize.blocks.training import PLAIN, Training
 from auditor.personalize.blocks.validation import plain_look
 from auditor.personalize.images import load_images
-from auditor.personalize.lora import ATTENTION, TEXT_ATTENTION, injected, lora_state, save_diffusers_lora
+from auditor.personalize.lora import (
+    ATTENTION,
+    TEXT_ATTENTION,
+    clip_encoders,
+    injected,
+    lora_state,
+    save_diffusers_lora,
+)
 from auditor.pipeline.components import Components
 from auditor.pipeline.conditioning import encode_images
 from auditor.registry import METHODS
@@ -47,7 +54,7 @@ class DreamBoothLora:
         steps: optimiser steps.
         batch: instance rows a step (as many prior rows beside them).
         lr: AdamW learning rate, constant after ten steps of warm-up.
-        train_text_encoder: also put layers on the text encoder, at a fifth of the learning rate.
+        train_text_encoder: also put layers on the CLIP text encoders, at a fifth of the learning rate.
         seed: of every draw.
     """
 
@@ -74,6 +81,7 @@ class TrainedLora:
     unet: dict[str, Tensor]
     text_encoder: dict[str, Tensor]
     loss: float
+    text_encoder_2: dict[str, Tensor] = field(default_factory=dict)
 
 
 def train_dreambooth_lora(
@@ -115,10 +123,10 @@ def train_dreambooth_lora(
     with ExitStack() as stack:
         layers = stack.enter_context(injected(base.denoiser_model, params.rank, alpha, ATTENTION, params.seed))
         groups = [Group("unet", layers)]
-        text = base.modules["text_encoder"]
-        if params.train_text_encoder:
-            more = stack.enter_context(injected(text, params.rank, alpha, TEXT_ATTENTION, params.seed + 1))
-            groups.append(Group("text_encoder", more, params.lr / 5))
+        texts = clip_encoders(base) if params.train_text_encoder else {}
+        for i, (name, text) in enumerate(texts.items(), 1):
+            more = stack.enter_context(injected(text, params.rank, alpha, TEXT_ATTENTION, params.seed + i))
+            groups.append(Group(name, more, params.lr / 5))
         examples = Examples(images, latents, tuple(instance))
         second = Beside(prior, params.class_prompt, params.prior_weight)
         loss_of = BesideLoss(base, examples, second, params.batch, params.train_text_encoder)
@@ -129,8 +137,10 @@ def train_dreambooth_lora(
             identity=identity)
         if refine is not None:
             refine(base)
-        states = lora_state(text) if params.train_text_encoder else {}
-        return TrainedLora(lora_state(base.denoiser_model), states, log.final)
+        states = {name: lora_state(text) for name, text in texts.items()}
+        return TrainedLora(
+            lora_state(base.denoiser_model), states.get("text_encoder", {}), log.final, states.get("text_encoder_2", {})
+        )
 
 
 def _check(params: DreamBoothLora) -> None:
@@ -167,8 +177,9 @@ class _Method(PictureMethod):
         alpha = params.alpha or params.rank
         meta = {"modelspec.trigger_phrase": params.prompt}
         path = save_diffusers_lora(
-            out, trained.unet, trained.text_encoder, params.rank, alpha, meta, base.kind.denoiser
-        )
+            out, trained.unet, trained.text_encoder, params.rank, alpha, meta, base.kind.denoiser,
+            trained.text_encoder_2,
+        )  # fmt: skip
         hashes = Examples.hashes_of(images)
         save_provenance(
             out, method=self.id, params=params, training=training, base=base, images=hashes, files=[path],

@@ -120,7 +120,10 @@ def make_clean(base: Components, recipe: CleanRecipe, folder: Path, progress: Pr
     shutil.rmtree(part, ignore_errors=True)
     meta = {"modelspec.trigger_phrase": recipe.train.prompt}
     rank = recipe.train.rank
-    save_diffusers_lora(part, trained.unet, trained.text_encoder, rank, recipe.train.alpha or rank, meta)
+    save_diffusers_lora(
+        part, trained.unet, trained.text_encoder, rank, recipe.train.alpha or rank, meta, base.kind.denoiser,
+        trained.text_encoder_2,
+    )  # fmt: skip
     part.replace(target)
     return path
 

@@ -81,9 +81,10 @@ def test_the_library_loads_what_was_trained_on_a_transformer(train, tiny_folders
     path = train(name, family)
     pipe = PIPELINES[family].from_pretrained(tiny_folders(family))
     plain = {n: p.clone() for n, p in pipe.transformer.named_parameters()}
-    text = {n: p.clone() for n, p in pipe.text_encoder.named_parameters()}
+    encoders = ("text_encoder", *(["text_encoder_2"] if family == "sd3" else []))
+    text = {e: {n: p.clone() for n, p in getattr(pipe, e).named_parameters()} for e in encoders}
     pipe.load_lora_weights(str(path))
-    pipe.fuse_lora(components=["transformer", *(["text_encoder"] if name == "dreambooth-lora" else [])])
+    pipe.fuse_lora(components=["transformer", *(encoders if name == "dreambooth-lora" else [])])
     pipe.unload_lora_weights()
     with open_subject([path], str(tiny_folders(family)), "cpu") as subject, subject.active("tuned"):
         ours = dict(subject.components.denoiser_model.named_parameters())
@@ -91,11 +92,13 @@ def test_the_library_loads_what_was_trained_on_a_transformer(train, tiny_folders
         assert len(moved) > 4
         for key, value in pipe.transformer.named_parameters():
             torch.testing.assert_close(ours[key], value, atol=1e-6, rtol=1e-5)
-        read = dict(subject.components.modules["text_encoder"].named_parameters())
-        for key, value in pipe.text_encoder.named_parameters():
-            torch.testing.assert_close(read[key], value, atol=1e-6, rtol=1e-5)
-        touched = any(not torch.equal(value, text[key]) for key, value in pipe.text_encoder.named_parameters())
-        assert touched == (name == "dreambooth-lora")
+        for encoder, before in text.items():
+            both = (subject.components.modules[encoder], getattr(pipe, encoder))
+            read, theirs = (dict(module.named_parameters()) for module in both)
+            for key, value in theirs.items():
+                torch.testing.assert_close(read[key], value, atol=1e-6, rtol=1e-5)
+            touched = any(not torch.equal(value, before[key]) for key, value in theirs.items())
+            assert touched == (name == "dreambooth-lora")
 
 
 @pytest.mark.slow
