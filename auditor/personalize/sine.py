@@ -91,7 +91,8 @@ def train_sine(
         boxes = [draw_box(step.rng, params.least_patch) for _ in range(params.batch)] if params.patches else []
         latents = whole.expand(params.batch, -1, -1, -1)
         if boxes:
-            with torch.no_grad():
+            # The autoencoder overflows in half precision.
+            with torch.no_grad(), torch.autocast(base.device.type, enabled=False):
                 latents = encode_images(base, torch.cat([box.cut(image, (side, side)) for box in boxes]))
         drawn = draw(base, latents, params.batch, step.generator)
         told = encode_prompts(base, base.tokenizers, [params.prompt]) if params.train_text_encoder else frozen

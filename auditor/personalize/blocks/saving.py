@@ -24,6 +24,7 @@ __all__ = ["PROVENANCE", "make_folder", "save_provenance", "save_word_vectors", 
 
 PROVENANCE = "provenance.json"
 _PACKAGES = ("torch", "diffusers", "transformers", "peft", "safetensors")
+_EIGHT_BIT = {"adamw": (), "adamw8bit": ("bitsandbytes",)}
 _FILE_NAMES = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 
 
@@ -89,7 +90,7 @@ def save_provenance(
         "images": list(images),
         "loss": loss,
         "files": {path.relative_to(folder).as_posix(): sha256_of(path) for path in files},
-        "packages": {name: metadata.version(name) for name in _PACKAGES},
+        "packages": {name: metadata.version(name) for name in (*_PACKAGES, *_EIGHT_BIT[training.optimizer])},
         **(extra or {}),
     }
     return write_sidecar(folder, told)

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from auditor.cli.main import run
+from auditor.personalize import CHECKPOINT
 from auditor.personalize.blocks import methods
 from auditor.personalize.blocks.training import Training
 from auditor.registry import METHODS
@@ -207,6 +208,16 @@ def test_a_folder_with_other_files_is_not_taken_for_one_that_was_begun(command, 
     code, _ = command()
     assert code == 64 and "is not written over" in one_sentence(capsys)
     assert (out / "validation" / "mine.png").exists()
+
+
+def test_a_folder_that_was_begun_is_gone_on_with_and_its_pictures_are_kept(command, tmp_path, capsys):
+    out = tmp_path / "out"
+    (out / "validation").mkdir(parents=True)
+    (out / "validation" / "step-00000.png").write_bytes(b"")
+    (out / CHECKPOINT).write_bytes(b"cut")
+    code, _ = command()
+    assert code == 2 and "is damaged; remove it to start again" in one_sentence(capsys)
+    assert (out / "validation" / "step-00000.png").exists() and (out / CHECKPOINT).exists()
 
 
 def test_options_are_described_once_for_all_methods(capsys):
