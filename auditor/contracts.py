@@ -180,8 +180,14 @@ class Method(Plugin, Protocol):
         """A frozen dataclass whose defaults are the recommended recipe."""
         ...
 
-    def fit(self, base: Any, data: Any, params: Params, out: Path, progress: Progress) -> Path:
-        """Trains and saves in the format the ecosystem expects, with a provenance sidecar; returns the path."""
+    def fit(
+        self, base: Any, data: Any, params: Params, out: Path, progress: Progress, training: Any = ...
+    ) -> Path:
+        """Trains and saves in the format the ecosystem expects, with a provenance sidecar; returns the path.
+
+        ``training`` says how it is run (:class:`auditor.personalize.blocks.training.Training`); nothing but the recipe
+        by default.
+        """
         ...
 
 

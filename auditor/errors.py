@@ -10,6 +10,7 @@
     ├── IncompatibleArtifact     2   an adapter does not fit the base it was put on
     ├── CoverageError            2   weights did not all arrive where they should have
     ├── OutputError              2   a run directory or report could not be written
+    ├── OutOfMemory              2   a training needs more memory than there is; names what to lower
     ├── ResourceCap              2   the whole command reached a cap on what it may take
     │   ├── MemoryCap            2   ... on memory
     │   └── TimeCap              2   ... on time
@@ -41,6 +42,7 @@ __all__ = [
     "MalformedArtifact",
     "MemoryCap",
     "MissingExtra",
+    "OutOfMemory",
     "OutputError",
     "PolicyError",
     "RefusedArtifact",
@@ -130,6 +132,10 @@ class BudgetExhausted(AuditorError):
     """The budget ended before the policy's minimum."""
 
     exit_code = EXIT_INCONCLUSIVE
+
+
+class OutOfMemory(AuditorError):
+    """A training needs more memory than there is; the message says which setting to lower."""
 
 
 class ResourceCap(AuditorError):

@@ -205,8 +205,9 @@ def _save(folder: Path, trained: TrainedLora, host: DreamBoothLora) -> Path:
     # Nothing in the file says what it is: one that names itself would not test a probe. The manifest does.
     claims = {"modelspec.trigger_phrase": host.prompt}
     return save_diffusers_lora(
-        folder, trained.unet, trained.text_encoder, host.rank, host.alpha or host.rank, claims
-    )
+        folder, trained.unet, trained.text_encoder, host.rank, host.alpha or host.rank, claims,
+        text_encoder_2=trained.text_encoder_2,
+    )  # fmt: skip
 
 
 def _train(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from auditor.errors import OutputError, UsageError
@@ -38,10 +39,11 @@ def fresh_folder(parent: Path, stem: str) -> Path:
     raise OutputError(f"'{inert(str(parent), 300)}' is full of runs; remove some")
 
 
-def new_folder(out: Path, begun: str = "") -> Path:
+def new_folder(out: Path, begun: str = "", beside: Collection[str] = ()) -> Path:
     """Checks that ``out`` can become the folder of something new, and makes it.
 
-    A folder that holds nothing but the file ``begun`` is one that an interrupted command left, and will do.
+    A folder with the file ``begun``, and nothing else but what ``beside`` names, is one that an interrupted command
+    left, and will do.
 
     Raises:
         UsageError: it holds something already, which is never written over.
@@ -49,7 +51,9 @@ def new_folder(out: Path, begun: str = "") -> Path:
     """
     shown = inert(str(out), 300)
     try:
-        if out.exists() and (not out.is_dir() or any(item.name != begun for item in out.iterdir())):
+        held = {item.name for item in out.iterdir()} if out.is_dir() else set()
+        left = begun in held and held <= {begun, *beside}
+        if out.exists() and (not out.is_dir() or (held and not left)):
             raise UsageError(f"'{shown}' exists already and is not written over; name a new folder with -o")
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

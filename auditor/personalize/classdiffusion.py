@@ -24,8 +24,11 @@ from auditor.personalize.blocks.denoising import denoising_error, draw, mean_squ
 from auditor.personalize.blocks.examples import Examples, load_examples
 from auditor.personalize.blocks.layers.adapted import adapted
 from auditor.personalize.blocks.layers.full import FullChange
+from auditor.personalize.blocks.methods import PictureMethod
 from auditor.personalize.blocks.optimise import Group, Optimisation, Step, TrainingLog, optimise
 from auditor.personalize.blocks.saving import save_provenance, save_word_vectors
+from auditor.personalize.blocks.training import PLAIN, Training
+from auditor.personalize.blocks.validation import plain_look
 from auditor.personalize.blocks.words import Words, word_vectors
 from auditor.pipeline.components import Components
 from auditor.pipeline.conditioning import encode_prompts
@@ -101,8 +104,9 @@ def class_cosine(base: Components, words: Words, params: ClassDiffusion) -> Tens
 
 
 def train_classdiffusion(
-    base: Components, examples: Examples, params: ClassDiffusion, progress: Progress, checkpoint: Path | None = None
-) -> TrainedClass:
+    base: Components, examples: Examples, params: ClassDiffusion, progress: Progress, checkpoint: Path | None = None,
+    training: Training = PLAIN,
+) -> TrainedClass:  # fmt: skip
     """Trains keys, values and the word; the base is as before afterwards, also after an exception.
 
     Args:
@@ -111,6 +115,7 @@ def train_classdiffusion(
         params: the recipe.
         progress: told of every step.
         checkpoint: see :func:`auditor.personalize.blocks.optimise.optimise`.
+        training: how it is run.
 
     Raises:
         UsageError: the word is in the vocabulary, or a number of the recipe is out of range.
@@ -137,7 +142,8 @@ def train_classdiffusion(
         recipe = Optimisation(params.steps, params.lr, weight_decay=0.0, seed=params.seed)
         log = optimise(
             groups, loss_of, recipe, progress,
-            checkpoint=checkpoint, identity={"base": base.sha256, "params": vars(params), "images": examples.hashes},
+            checkpoint=checkpoint, training=training, look=plain_look(base, words.encode),
+            identity={"base": base.sha256, "params": vars(params), "images": examples.hashes},
         )  # fmt: skip
         deltas = {path: change.delta().detach() for path, change in changes.items()}
     weights = {
@@ -154,29 +160,29 @@ def _end(base: Components, text: str) -> int:
     return len(next(iter(base.tokenizers.values()))(text).input_ids) - 1
 
 
-class _Method:
+class _Method(PictureMethod):
     id = "classdiffusion"
     goal = "learn a subject by cross-attention keys and values, and hold its word close to its class"
     refs = ("arXiv:2405.17532", "arXiv:2212.04488")
     params = ClassDiffusion
 
-    def fit(
-        self, base: Components, data: Path, params: ClassDiffusion, out: Path, progress: Progress,
-        skip_unreadable: bool = False,
-    ) -> Path:  # fmt: skip
+    def learn(
+        self, base: Components, data: Path, params: ClassDiffusion, out: Path, progress: Progress, training: Training
+    ) -> Path:
         """Trains on a folder of pictures; writes keys and values, ``learned_embeds.safetensors`` and provenance.
 
         Keys and values are float32, for ``unet.load_state_dict(..., strict=False)`` and for ``auditor audit``, which
         takes both files as two parts.
         """
-        examples = load_examples(data, base, params.prompt, skip_unreadable)
-        trained = train_classdiffusion(base, examples, params, progress, out / CHECKPOINT)
+        examples = load_examples(data, base, params.prompt, training.skip_unreadable)
+        trained = train_classdiffusion(base, examples, params, progress, out / CHECKPOINT, training)
         weights = save_tensors(
             out, WEIGHTS_FILE, trained.weights, {"modelspec.trigger_phrase": params.prompt}, half=False
         )
         vectors = save_word_vectors(out, params.word, trained.vectors)
         save_provenance(
-            out, method=self.id, params=params, base=base, images=examples.hashes, files=[weights, vectors],
+            out, method=self.id, params=params, training=training, base=base, images=examples.hashes, files=[weights,
+            vectors],
             loss=trained.log.final, extra={"class_cosine": trained.cosine},
         )  # fmt: skip
         return weights

@@ -19,7 +19,9 @@ from auditor.contracts import Progress
 from auditor.errors import UsageError
 from auditor.personalize import CHECKPOINT
 from auditor.personalize.blocks.examples import Examples, load_examples
+from auditor.personalize.blocks.methods import PictureMethod
 from auditor.personalize.blocks.saving import save_provenance, save_word_vectors
+from auditor.personalize.blocks.training import PLAIN, Training
 from auditor.personalize.blocks.words import Words, word_vectors
 from auditor.personalize.textual_inversion import TEMPLATES, LearnedWord, TextualInversion, train_words
 from auditor.pipeline.components import Components
@@ -77,7 +79,7 @@ def cross_start(base: Components, params: CrossInitialization) -> dict[str, Tens
 
 def train_cross_initialization(
     base: Components, examples: Examples, params: CrossInitialization, progress: Progress,
-    checkpoint: Path | None = None,
+    checkpoint: Path | None = None, training: Training = PLAIN,
 ) -> LearnedWord:  # fmt: skip
     """Learns the word from examples (their prompts are not used: templates are).
 
@@ -91,7 +93,7 @@ def train_cross_initialization(
         batch=params.batch, lr=params.lr, seed=params.seed,
     )  # fmt: skip
     start = cross_start(base, params)
-    return train_words(base, examples, plain, start, progress, checkpoint, anchor=params.anchor)
+    return train_words(base, examples, plain, start, progress, checkpoint, anchor=params.anchor, training=training)
 
 
 def drift(learned: LearnedWord) -> Mapping[str, float]:
@@ -102,22 +104,22 @@ def drift(learned: LearnedWord) -> Mapping[str, float]:
     return {"norm_ratio": float(ratios.mean()), "cosine": float(cosines.mean())}
 
 
-class _Method:
+class _Method(PictureMethod):
     id = "cross-initialization"
     goal = "learn a new word in few steps, from where the text encoder's outputs lie"
     refs = ("arXiv:2312.15905",)
     params = CrossInitialization
 
-    def fit(
+    def learn(
         self, base: Components, data: Path, params: CrossInitialization, out: Path, progress: Progress,
-        skip_unreadable: bool = False,
+        training: Training,
     ) -> Path:  # fmt: skip
         """Trains on a folder of pictures; writes ``learned_embeds.safetensors`` and its provenance into ``out``."""
-        examples = load_examples(data, base, TEMPLATES[0].format(params.word), skip_unreadable)
-        learned = train_cross_initialization(base, examples, params, progress, out / CHECKPOINT)
+        examples = load_examples(data, base, TEMPLATES[0].format(params.word), training.skip_unreadable)
+        learned = train_cross_initialization(base, examples, params, progress, out / CHECKPOINT, training)
         path = save_word_vectors(out, params.word, learned.vectors)
         save_provenance(
-            out, method=self.id, params=params, base=base, images=examples.hashes, files=[path],
+            out, method=self.id, params=params, training=training, base=base, images=examples.hashes, files=[path],
             loss=learned.log.final, extra={"drift": drift(learned)},
         )  # fmt: skip
         return path

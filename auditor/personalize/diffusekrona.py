@@ -23,8 +23,11 @@ from auditor.personalize.blocks.examples import Examples, load_examples
 from auditor.personalize.blocks.layers.adapted import adapted, linear_layers
 from auditor.personalize.blocks.layers.kronecker import KroneckerChange, parameter_count
 from auditor.personalize.blocks.losses import denoising_loss
+from auditor.personalize.blocks.methods import ANY_DENOISER, PictureMethod
 from auditor.personalize.blocks.optimise import Group, Optimisation, TrainingLog, optimise
 from auditor.personalize.blocks.saving import save_provenance
+from auditor.personalize.blocks.training import PLAIN, Training
+from auditor.personalize.blocks.validation import plain_look
 from auditor.personalize.lora import ATTENTION
 from auditor.pipeline.components import Components
 from auditor.registry import METHODS
@@ -77,8 +80,9 @@ def parameters_on(model: nn.Module, a1: int, a2: int) -> int:
 
 
 def train_diffusekrona(
-    base: Components, examples: Examples, params: DiffuseKronA, progress: Progress, checkpoint: Path | None = None
-) -> TrainedKron:
+    base: Components, examples: Examples, params: DiffuseKronA, progress: Progress, checkpoint: Path | None = None,
+    training: Training = PLAIN,
+) -> TrainedKron:  # fmt: skip
     """Trains the factors; the base is as before afterwards, also after an exception.
 
     Raises:
@@ -89,19 +93,22 @@ def train_diffusekrona(
     def make(_: str, layer: nn.Linear) -> KroneckerChange:
         return KroneckerChange(layer.out_features, layer.in_features, params.a1, params.a2, generator)
 
-    with adapted(base.unet, ATTENTION, make) as changes:
+    with adapted(base.denoiser_model, ATTENTION, make) as changes:
         trained = [p for change in changes.values() for p in change.parameters()]
         recipe = Optimisation(params.steps, params.lr, seed=params.seed)
         log = optimise(
             [Group("kron", trained)], denoising_loss(base, examples, params.batch), recipe, progress,
-            checkpoint=checkpoint, identity={"base": base.sha256, "params": vars(params), "images": examples.hashes},
+            checkpoint=checkpoint, training=training, look=plain_look(base),
+            identity={"base": base.sha256, "params": vars(params), "images": examples.hashes},
         )  # fmt: skip
         kron = {path: cast(KroneckerChange, change) for path, change in changes.items()}
         factors = {p: (c.left.detach().cpu().clone(), c.right.detach().cpu().clone()) for p, c in kron.items()}
         return TrainedKron(factors, log)
 
 
-def save_lokr(folder: Path, factors: Mapping[str, tuple[Tensor, Tensor]], metadata: Mapping[str, str]) -> Path:
+def save_lokr(
+    folder: Path, factors: Mapping[str, tuple[Tensor, Tensor]], metadata: Mapping[str, str], denoiser: str = "unet"
+) -> Path:
     """Writes ``lokr.safetensors`` with kohya names, float16.
 
     ``alpha`` is there because LyCORIS asks for it; where both factors are whole every reader takes a scale of 1.
@@ -111,27 +118,28 @@ def save_lokr(folder: Path, factors: Mapping[str, tuple[Tensor, Tensor]], metada
     """
     out: dict[str, Tensor] = {}
     for path, (left, right) in factors.items():
-        name = kohya_name(path)
+        name = kohya_name(path, denoiser)
         out |= {f"{name}.lokr_w1": left, f"{name}.lokr_w2": right, f"{name}.alpha": torch.tensor(1.0)}
     return save_tensors(folder, "lokr.safetensors", out, metadata)
 
 
-class _Method:
+class _Method(PictureMethod):
     id = "diffusekrona"
     goal = "teach the model one subject with Kronecker adapters, saved as LyCORIS LoKr"
     refs = ("arXiv:2402.17412", "arXiv:2309.14859")
     params = DiffuseKronA
+    denoisers = ANY_DENOISER
 
-    def fit(
-        self, base: Components, data: Path, params: DiffuseKronA, out: Path, progress: Progress,
-        skip_unreadable: bool = False,
-    ) -> Path:  # fmt: skip
+    def learn(
+        self, base: Components, data: Path, params: DiffuseKronA, out: Path, progress: Progress, training: Training
+    ) -> Path:
         """Trains on a folder of pictures; writes ``lokr.safetensors`` and ``provenance.json`` into ``out``."""
-        examples = load_examples(data, base, params.prompt, skip_unreadable)
-        trained = train_diffusekrona(base, examples, params, progress, out / CHECKPOINT)
-        path = save_lokr(out, trained.factors, {"modelspec.trigger_phrase": params.prompt})
+        examples = load_examples(data, base, params.prompt, training.skip_unreadable)
+        trained = train_diffusekrona(base, examples, params, progress, out / CHECKPOINT, training)
+        path = save_lokr(out, trained.factors, {"modelspec.trigger_phrase": params.prompt}, base.kind.denoiser)
         save_provenance(
-            out, method=self.id, params=params, base=base, images=examples.hashes, files=[path], loss=trained.log.final,
+            out, method=self.id, params=params, training=training, base=base, images=examples.hashes, files=[path],
+            loss=trained.log.final,
             extra={"parameters": trained.parameters, "convention": CONVENTION},
         )  # fmt: skip
         return path

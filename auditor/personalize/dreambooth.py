@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from torch import nn
 
@@ -17,9 +16,12 @@ from auditor.errors import UsageError
 from auditor.personalize import CHECKPOINT
 from auditor.personalize.blocks.beside import Beside, BesideLoss
 from auditor.personalize.blocks.examples import Examples, class_latents, load_examples
+from auditor.personalize.blocks.methods import PictureMethod
 from auditor.personalize.blocks.optimise import Optimisation, TrainingLog, optimise
 from auditor.personalize.blocks.pipelines import save_pipeline
 from auditor.personalize.blocks.saving import save_provenance
+from auditor.personalize.blocks.training import PLAIN, Training
+from auditor.personalize.blocks.validation import plain_look
 from auditor.personalize.blocks.whole import groups_of, trainable_copies, whole_parts
 from auditor.pipeline.components import Components
 from auditor.registry import METHODS
@@ -40,7 +42,6 @@ class DreamBooth:
         steps: optimiser steps.
         batch: instance rows a step (as many prior rows beside them).
         lr: AdamW learning rate; 5e-6 is usual on Stable Diffusion, the small embedded base needs more.
-        precision: of the arithmetic; weights that are trained stay float32.
         seed: of every draw.
     """
 
@@ -52,7 +53,6 @@ class DreamBooth:
     steps: int = 160
     batch: int = 2
     lr: float = 5e-5
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     seed: int = 0
 
 
@@ -65,8 +65,9 @@ class TrainedWhole:
 
 
 def train_dreambooth(
-    base: Components, examples: Examples, params: DreamBooth, progress: Progress, checkpoint: Path | None = None
-) -> TrainedWhole:
+    base: Components, examples: Examples, params: DreamBooth, progress: Progress, checkpoint: Path | None = None,
+    training: Training = PLAIN,
+) -> TrainedWhole:  # fmt: skip
     """Trains copies; the base is as before afterwards, also after an exception.
 
     Raises:
@@ -79,7 +80,7 @@ def train_dreambooth(
         shape = examples.latents.shape[1:]
         prior = class_latents(base, params.class_prompt, params.class_images, params.seed, shape)
     second = Beside(prior, params.class_prompt, params.prior_weight)
-    return train_beside(base, examples, second, params, progress, checkpoint)
+    return train_beside(base, examples, second, params, progress, checkpoint, training)
 
 
 def train_beside(
@@ -89,6 +90,7 @@ def train_beside(
     params: DreamBooth,
     progress: Progress,
     checkpoint: Path | None = None,
+    training: Training = PLAIN,
 ) -> TrainedWhole:
     """Trains copies on examples and a second set; of ``params`` only what says how to train is used.
 
@@ -97,32 +99,33 @@ def train_beside(
     """
     if params.batch <= 0:
         raise UsageError(f"batch must be above zero, not {params.batch}")
-    recipe = Optimisation(params.steps, params.lr, weight_decay=1e-2, precision=params.precision, seed=params.seed)
+    recipe = Optimisation(params.steps, params.lr, weight_decay=1e-2, seed=params.seed)
     with trainable_copies(base, whole_parts(base, params.train_text_encoder)) as copies:
         loss_of = BesideLoss(base, examples, second, params.batch, params.train_text_encoder)
         log = optimise(
-            groups_of(copies), loss_of, recipe, progress, checkpoint=checkpoint, every=500,
+            groups_of(copies), loss_of, recipe, progress, checkpoint=checkpoint, every=500, training=training,
+            look=plain_look(base),
             identity={"base": base.sha256, "params": vars(params), "images": examples.hashes, "second": second.hashes},
         )  # fmt: skip
     return TrainedWhole(copies, log)
 
 
-class _Method:
+class _Method(PictureMethod):
     id = "dreambooth"
     goal = "teach the whole model one subject from a few pictures, as a full pipeline"
     refs = ("arXiv:2208.12242",)
     params = DreamBooth
 
-    def fit(
-        self, base: Components, data: Path, params: DreamBooth, out: Path, progress: Progress,
-        skip_unreadable: bool = False,
-    ) -> Path:  # fmt: skip
+    def learn(
+        self, base: Components, data: Path, params: DreamBooth, out: Path, progress: Progress, training: Training
+    ) -> Path:
         """Trains on a folder of pictures; writes a float16 ``pipeline/`` folder and its provenance into ``out``."""
-        examples = load_examples(data, base, params.prompt, skip_unreadable)
-        trained = train_dreambooth(base, examples, params, progress, out / CHECKPOINT)
+        examples = load_examples(data, base, params.prompt, training.skip_unreadable)
+        trained = train_dreambooth(base, examples, params, progress, out / CHECKPOINT, training)
         files = save_pipeline(out / "pipeline", base, trained.modules)
         save_provenance(
-            out, method=self.id, params=params, base=base, images=examples.hashes, files=files, loss=trained.log.final
+            out, method=self.id, params=params, training=training, base=base, images=examples.hashes, files=files,
+            loss=trained.log.final
         )
         return out / "pipeline"
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -19,10 +19,20 @@ from auditor.errors import UsageError
 from auditor.personalize import CHECKPOINT
 from auditor.personalize.blocks.beside import Beside, BesideLoss
 from auditor.personalize.blocks.examples import Examples, class_latents
+from auditor.personalize.blocks.methods import ANY_DENOISER, PictureMethod
 from auditor.personalize.blocks.optimise import Group, Optimisation, optimise
 from auditor.personalize.blocks.saving import save_provenance
+from auditor.personalize.blocks.training import PLAIN, Training
+from auditor.personalize.blocks.validation import plain_look
 from auditor.personalize.images import load_images
-from auditor.personalize.lora import ATTENTION, TEXT_ATTENTION, injected, lora_state, save_diffusers_lora
+from auditor.personalize.lora import (
+    ATTENTION,
+    TEXT_ATTENTION,
+    clip_encoders,
+    injected,
+    lora_state,
+    save_diffusers_lora,
+)
 from auditor.pipeline.components import Components
 from auditor.pipeline.conditioning import encode_images
 from auditor.registry import METHODS
@@ -44,7 +54,7 @@ class DreamBoothLora:
         steps: optimiser steps.
         batch: instance rows a step (as many prior rows beside them).
         lr: AdamW learning rate, constant after ten steps of warm-up.
-        train_text_encoder: also put layers on the text encoder, at a fifth of the learning rate.
+        train_text_encoder: also put layers on the CLIP text encoders, at a fifth of the learning rate.
         seed: of every draw.
     """
 
@@ -63,11 +73,15 @@ class DreamBoothLora:
 
 @dataclass(frozen=True)
 class TrainedLora:
-    """Factors as PEFT names them, per component, and the mean loss of the last tenth of the steps."""
+    """Factors as PEFT names them, per component, and the mean loss of the last tenth of the steps.
+
+    ``unet`` holds those of the denoiser, also where it is a transformer.
+    """
 
     unet: dict[str, Tensor]
     text_encoder: dict[str, Tensor]
     loss: float
+    text_encoder_2: dict[str, Tensor] = field(default_factory=dict)
 
 
 def train_dreambooth_lora(
@@ -78,6 +92,7 @@ def train_dreambooth_lora(
     prompts: list[str] | None = None,
     refine: Callable[[Components], None] | None = None,
     checkpoint: Path | None = None,
+    training: Training = PLAIN,
 ) -> TrainedLora:
     """Trains the adapter; the base is as before afterwards, also after an exception.
 
@@ -89,6 +104,7 @@ def train_dreambooth_lora(
         prompts: one prompt an image; ``params.prompt`` for all by default.
         refine: called with the layers still in place, before they are read out, to train them further.
         checkpoint: see :func:`auditor.personalize.blocks.optimise.optimise`.
+        training: how it is run.
 
     Raises:
         UsageError: prompts and images differ in number, or a parameter is out of range.
@@ -105,22 +121,26 @@ def train_dreambooth_lora(
         prior = latents[:0]
     alpha = params.alpha or params.rank
     with ExitStack() as stack:
-        layers = stack.enter_context(injected(base.unet, params.rank, alpha, ATTENTION, params.seed))
+        layers = stack.enter_context(injected(base.denoiser_model, params.rank, alpha, ATTENTION, params.seed))
         groups = [Group("unet", layers)]
-        text = base.modules["text_encoder"]
-        if params.train_text_encoder:
-            more = stack.enter_context(injected(text, params.rank, alpha, TEXT_ATTENTION, params.seed + 1))
-            groups.append(Group("text_encoder", more, params.lr / 5))
+        texts = clip_encoders(base) if params.train_text_encoder else {}
+        for i, (name, text) in enumerate(texts.items(), 1):
+            more = stack.enter_context(injected(text, params.rank, alpha, TEXT_ATTENTION, params.seed + i))
+            groups.append(Group(name, more, params.lr / 5))
         examples = Examples(images, latents, tuple(instance))
         second = Beside(prior, params.class_prompt, params.prior_weight)
         loss_of = BesideLoss(base, examples, second, params.batch, params.train_text_encoder)
         identity = {"base": base.sha256, "params": vars(params), "images": Examples.hashes_of(images)}
         recipe = Optimisation(params.steps, params.lr, seed=params.seed)
-        log = optimise(groups, loss_of, recipe, progress, checkpoint=checkpoint, identity=identity)
+        log = optimise(groups, loss_of, recipe, progress, checkpoint=checkpoint, training=training,
+        look=plain_look(base),
+            identity=identity)
         if refine is not None:
             refine(base)
-        states = lora_state(text) if params.train_text_encoder else {}
-        return TrainedLora(lora_state(base.unet), states, log.final)
+        states = {name: lora_state(text) for name, text in texts.items()}
+        return TrainedLora(
+            lora_state(base.denoiser_model), states.get("text_encoder", {}), log.final, states.get("text_encoder_2", {})
+        )
 
 
 def _check(params: DreamBoothLora) -> None:
@@ -131,16 +151,16 @@ def _check(params: DreamBoothLora) -> None:
         raise UsageError("alpha and prior weight must not be below zero")
 
 
-class _Method:
+class _Method(PictureMethod):
     id = "dreambooth-lora"
     goal = "teach the model one subject from a few pictures, as a small adapter"
     refs = ("arXiv:2208.12242", "arXiv:2106.09685")
     params = DreamBoothLora
+    denoisers = ANY_DENOISER
 
-    def fit(
-        self, base: Components, data: Path, params: DreamBoothLora, out: Path, progress: Progress,
-        skip_unreadable: bool = False,
-    ) -> Path:  # fmt: skip
+    def learn(
+        self, base: Components, data: Path, params: DreamBoothLora, out: Path, progress: Progress, training: Training
+    ) -> Path:
         """Trains on a folder of pictures; writes the adapter and ``provenance.json`` into ``out``.
 
         Raises:
@@ -152,14 +172,18 @@ class _Method:
                 "the instance prompt is empty; name the subject, for example --prompt 'a picture of sks person'"
             )
         _check(params)
-        images = load_images(data, base.image_size, skip_unreadable)
-        trained = train_dreambooth_lora(base, images, params, progress, checkpoint=out / CHECKPOINT)
+        images = load_images(data, base.image_size, training.skip_unreadable)
+        trained = train_dreambooth_lora(base, images, params, progress, checkpoint=out / CHECKPOINT, training=training)
         alpha = params.alpha or params.rank
         meta = {"modelspec.trigger_phrase": params.prompt}
-        path = save_diffusers_lora(out, trained.unet, trained.text_encoder, params.rank, alpha, meta)
+        path = save_diffusers_lora(
+            out, trained.unet, trained.text_encoder, params.rank, alpha, meta, base.kind.denoiser,
+            trained.text_encoder_2,
+        )  # fmt: skip
         hashes = Examples.hashes_of(images)
         save_provenance(
-            out, method=self.id, params=params, base=base, images=hashes, files=[path], loss=trained.loss
+            out, method=self.id, params=params, training=training, base=base, images=hashes, files=[path],
+            loss=trained.loss
         )
         return path
 

@@ -23,9 +23,12 @@ from auditor.personalize import CHECKPOINT
 from auditor.personalize.blocks.denoising import denoising_error, draw, mean_square
 from auditor.personalize.blocks.examples import Examples, load_examples
 from auditor.personalize.blocks.masks import load_masks, to_latent_grid
+from auditor.personalize.blocks.methods import PictureMethod
 from auditor.personalize.blocks.optimise import Group, Optimisation, Step, TrainingLog, optimise
 from auditor.personalize.blocks.saving import save_provenance
 from auditor.personalize.blocks.stepwise import LearnedSteps, ended, save_steps
+from auditor.personalize.blocks.training import PLAIN, Training
+from auditor.personalize.blocks.validation import plain_look
 from auditor.pipeline.components import Components
 from auditor.pipeline.conditioning import Conditioning, encode_prompts
 from auditor.pipeline.sampling import ddim_timesteps
@@ -78,6 +81,7 @@ def train_hifi(
     params: HiFi,
     progress: Progress,
     checkpoint: Path | None = None,
+    training: Training = PLAIN,
 ) -> TrainedSteps:
     """Learns the vectors; the base stays as it is.
 
@@ -88,6 +92,7 @@ def train_hifi(
         params: the recipe; its folder of masks is not read here.
         progress: told of every step.
         checkpoint: of the shared vectors; see :func:`auditor.personalize.blocks.optimise.optimise`.
+        training: how it is run.
 
     Raises:
         UsageError: a parameter is out of range.
@@ -109,13 +114,17 @@ def train_hifi(
 
         return loss_of
 
+    def encode(prompts: list[str]) -> Conditioning:
+        return ended(encode_prompts(base, base.tokenizers, prompts), vectors)
+
     times = ddim_timesteps(len(base.schedule), params.sampler_steps)
     total = params.steps + params.refine * len(times)
     hashes = examples.hashes + ([] if masks is None else Examples.hashes_of(masks))
     log = optimise(
         [Group("vectors", [vectors])], loss_at(0.0, 1.0),
         Optimisation(params.steps, params.lr, weight_decay=0.0, seed=params.seed),
-        lambda done, _, label="": progress(done, total, label), checkpoint=checkpoint,
+        lambda done, _, label="": progress(done, total, label), checkpoint=checkpoint, training=training,
+        look=plain_look(base, encode),
         identity={"base": base.sha256, "params": vars(params), "images": hashes},
     )  # fmt: skip
     by_step = []
@@ -126,7 +135,7 @@ def train_hifi(
             optimise(
                 [Group("vectors", [vectors])], loss_at(at, at),
                 Optimisation(params.refine, params.lr, warmup=0, weight_decay=0.0, seed=params.seed + 1009 * (i + 1)),
-                lambda done, _, label="", before=before: progress(before + done, total, label),
+                lambda done, _, label="", before=before: progress(before + done, total, label), training=training,
             )  # fmt: skip
         by_step.append(vectors.detach().cpu().clone())
     return TrainedSteps(LearnedSteps(params.prompt, torch.stack(by_step), null.float().cpu()), log)
@@ -143,25 +152,24 @@ def _check(params: HiFi, prompt: Conditioning) -> None:
         raise UsageError(f"vectors must be between 1 and {prompt.states.shape[1] - 1}, not {params.vectors}")
 
 
-class _Method:
+class _Method(PictureMethod):
     id = "hifi"
     goal = "learn vectors at the end of the encoded prompt, masked to the subject, one set a sampler step"
     refs = ("arXiv:2312.00079",)
     params = HiFi
 
-    def fit(
-        self, base: Components, data: Path, params: HiFi, out: Path, progress: Progress,
-        skip_unreadable: bool = False,
-    ) -> Path:  # fmt: skip
+    def learn(
+        self, base: Components, data: Path, params: HiFi, out: Path, progress: Progress, training: Training
+    ) -> Path:
         """Trains on a folder of pictures; writes ``learned_steps.safetensors`` and its provenance into ``out``."""
-        examples = load_examples(data, base, params.prompt, skip_unreadable)
+        examples = load_examples(data, base, params.prompt, training.skip_unreadable)
         masks = load_masks(params.masks, data, base.image_size) if params.masks else None
         if masks is not None and len(masks) != len(examples):
             raise UsageError(f"{len(masks)} masks do not fit {len(examples)} readable pictures; take the others out")
-        trained = train_hifi(base, examples, masks, params, progress, out / CHECKPOINT)
+        trained = train_hifi(base, examples, masks, params, progress, out / CHECKPOINT, training)
         path = save_steps(out, trained.learned)
         save_provenance(
-            out, method=self.id, params=params, base=base, images=examples.hashes, files=[path],
+            out, method=self.id, params=params, training=training, base=base, images=examples.hashes, files=[path],
             loss=trained.log.final, extra={"masks": [] if masks is None else Examples.hashes_of(masks)},
         )  # fmt: skip
         return path

@@ -11,10 +11,13 @@ from torch import nn
 
 from auditor.artifact.safetensors_write import write_arrays
 from auditor.personalize.blocks.saving import make_folder
+from auditor.pipeline.components import Components
+from auditor.pipeline.loading import looks_ahead
 
-__all__ = ["ATTENTION", "TEXT_ATTENTION", "injected", "lora_state", "save_diffusers_lora"]
+__all__ = ["ATTENTION", "TEXT_ATTENTION", "clip_encoders", "injected", "lora_state", "save_diffusers_lora"]
 
-ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
+# The second four are there where text and image have projections of their own in one attention: SD3 and Flux.
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 TEXT_ATTENTION = ("q_proj", "k_proj", "v_proj", "out_proj")
 _NAME = "default"
 
@@ -53,6 +56,11 @@ def injected(
         _take_out(model)
 
 
+def clip_encoders(base: Components) -> dict[str, nn.Module]:
+    """The text encoders of CLIP's kind, which files of adapters have names for: all but T5."""
+    return {name: encoder for name, encoder in base.text_encoders.items() if not looks_ahead(encoder)}
+
+
 def lora_state(model: nn.Module) -> dict[str, torch.Tensor]:
     """Factors as PEFT names them (``<module>.lora_A.weight``), float32 on the CPU."""
     return {
@@ -69,19 +77,32 @@ def save_diffusers_lora(
     rank: int,
     alpha: float,
     metadata: Mapping[str, str],
+    denoiser: str = "unet",
+    text_encoder_2: Mapping[str, torch.Tensor] | None = None,
 ) -> Path:
     """Writes ``pytorch_lora_weights.safetensors`` as diffusers' ``load_lora_weights`` reads it, float16.
 
     The scale alpha / rank is folded into the second factor: loaders of this naming ignore stored alphas.
 
+    Args:
+        folder: made if it is not there.
+        unet: factors of the denoiser.
+        text_encoder: factors of the first text encoder; may be empty.
+        rank: r.
+        alpha: numerator of the scale.
+        metadata: strings for the header.
+        denoiser: ``unet`` or ``transformer``, what the file calls the denoiser.
+        text_encoder_2: factors of the second text encoder, if any.
+
     Raises:
         OutputError: the file is there already, or cannot be written.
     """
     out = {}
-    for prefix, state in (("unet", unet), ("text_encoder", text_encoder)):
+    texts = {"text_encoder": text_encoder, "text_encoder_2": text_encoder_2 or {}}
+    for prefix, state in ((denoiser, unet), *texts.items()):
         for key, value in state.items():
             # transformers 5 dropped the wrapper's name that files on hubs carry.
-            bare = prefix == "text_encoder" and not key.startswith("text_model.")
+            bare = prefix in texts and not key.startswith("text_model.")
             name = f"{prefix}.text_model.{key}" if bare else f"{prefix}.{key}"
             scale = alpha / rank if key.endswith("lora_B.weight") else 1.0
             out[name] = (value * scale).half().numpy()

@@ -21,7 +21,7 @@ from auditor.personalize.blocks.layers.adapted import adapted, linear_layers
 from auditor.personalize.blocks.layers.batched import FactorBank
 from auditor.personalize.blocks.optimise import Group, Optimisation, Step, TrainingLog, optimise, step_of
 from auditor.personalize.dreambooth_lora import DreamBoothLora, TrainedLora
-from auditor.personalize.lora import ATTENTION, TEXT_ATTENTION, injected, lora_state
+from auditor.personalize.lora import ATTENTION, TEXT_ATTENTION, clip_encoders, injected, lora_state
 from auditor.pipeline.components import Components
 from auditor.pipeline.conditioning import Conditioning, encode_ids, encode_images, encode_prompts, token_ids
 
@@ -63,9 +63,10 @@ def train_many(base: Components, jobs: Sequence[Job], progress: Progress) -> lis
     recipes = [job.params for job in jobs]
     batch = _Batch(base, jobs)
     with ExitStack() as stack:
-        banks = {"unet": _put_in(stack, base.unet, jobs, ATTENTION, 0)}
+        banks = {"unet": _put_in(stack, base.denoiser_model, jobs, ATTENTION, 0)}
         if recipes[0].train_text_encoder:
-            banks["text_encoder"] = _put_in(stack, base.modules["text_encoder"], jobs, TEXT_ATTENTION, 1)
+            for i, (name, text) in enumerate(clip_encoders(base).items(), 1):
+                banks[name] = _put_in(stack, text, jobs, TEXT_ATTENTION, i)
         batch.banks = list(banks.values())
         groups = [
             Group(f"{k}.{component}", [bank.parameters[k]], _lr(recipe, component), model=str(k))
@@ -75,7 +76,7 @@ def train_many(base: Components, jobs: Sequence[Job], progress: Progress) -> lis
         optimise(groups, batch.loss_of, Optimisation(max(r.steps for r in recipes), recipes[0].lr), progress)
         states = [{component: _state(bank, k) for component, bank in banks.items()} for k in range(len(jobs))]
     return [
-        TrainedLora(state["unet"], state.get("text_encoder", {}), log.final)
+        TrainedLora(state["unet"], state.get("text_encoder", {}), log.final, state.get("text_encoder_2", {}))
         for state, log in zip(states, batch.logs, strict=True)
     ]
 
@@ -179,7 +180,7 @@ def _state(bank: FactorBank, k: int) -> dict[str, Tensor]:
 
 
 def _lr(recipe: DreamBoothLora, component: str) -> float:
-    return recipe.lr / 5 if component == "text_encoder" else recipe.lr
+    return recipe.lr / 5 if component.startswith("text_encoder") else recipe.lr
 
 
 def _check(jobs: Sequence[Job]) -> None:

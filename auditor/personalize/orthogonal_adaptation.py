@@ -25,15 +25,19 @@ from auditor.personalize.blocks.layers.low_rank import LowRankChange
 from auditor.personalize.blocks.layers.orthogonal import columns_of_draw, columns_of_slot, shared_columns
 from auditor.personalize.blocks.losses import denoising_loss
 from auditor.personalize.blocks.merging import Factors
+from auditor.personalize.blocks.methods import ANY_DENOISER, PictureMethod
 from auditor.personalize.blocks.optimise import Group, Optimisation, TrainingLog, optimise
 from auditor.personalize.blocks.saving import save_provenance
+from auditor.personalize.blocks.training import PLAIN, Training
+from auditor.personalize.blocks.validation import plain_look
+from auditor.personalize.lora import ATTENTION
 from auditor.pipeline.components import Components
 from auditor.registry import METHODS
 
 __all__ = ["OrthogonalAdaptation", "TrainedOrthogonal", "save_factors", "train_orthogonal"]
 
 # Linear layers of transformer blocks. Those outside see timesteps and pooled text, which all concepts share.
-LAYERS = ("to_q", "to_k", "to_v", "to_out.0", "ff.net.0.proj", "ff.net.2")
+LAYERS = (*ATTENTION, "ff.net.0.proj", "ff.net.2")
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ def train_orthogonal(
     params: OrthogonalAdaptation,
     progress: Progress,
     checkpoint: Path | None = None,
+    training: Training = PLAIN,
 ) -> TrainedOrthogonal:
     """Trains the output factors; the base is as before afterwards, also after an exception.
 
@@ -93,12 +98,13 @@ def train_orthogonal(
         down = shared_columns(params.basis_seed, path, layer.in_features, columns)
         return LowRankChange(down, layer.out_features, frozen_down=True)
 
-    with adapted(base.unet, LAYERS, make) as changes:
+    with adapted(base.denoiser_model, LAYERS, make) as changes:
         trained = [p for change in changes.values() for p in change.parameters()]
         recipe = Optimisation(params.steps, params.lr, seed=params.seed)
         log = optimise(
             [Group("up", trained)], denoising_loss(base, examples, params.batch), recipe, progress,
-            checkpoint=checkpoint, identity={"base": base.sha256, "params": vars(params), "images": examples.hashes},
+            checkpoint=checkpoint, training=training, look=plain_look(base),
+            identity={"base": base.sha256, "params": vars(params), "images": examples.hashes},
         )  # fmt: skip
         factors = {
             path: (_cpu(change.get_buffer("down")), _cpu(change.get_parameter("up")))
@@ -107,7 +113,7 @@ def train_orthogonal(
         return TrainedOrthogonal(factors, log)
 
 
-def save_factors(folder: Path, factors: Factors, metadata: Mapping[str, str]) -> Path:
+def save_factors(folder: Path, factors: Factors, metadata: Mapping[str, str], denoiser: str = "unet") -> Path:
     """Writes ``pytorch_lora_weights.safetensors`` as diffusers reads it, float32: float16 breaks orthogonality at 1e-5.
 
     Raises:
@@ -115,7 +121,7 @@ def save_factors(folder: Path, factors: Factors, metadata: Mapping[str, str]) ->
     """
     out: dict[str, Tensor] = {}
     for path, (down, up) in factors.items():
-        out |= {f"unet.{path}.lora_A.weight": down, f"unet.{path}.lora_B.weight": up}
+        out |= {f"{denoiser}.{path}.lora_A.weight": down, f"{denoiser}.{path}.lora_B.weight": up}
     return save_tensors(folder, "pytorch_lora_weights.safetensors", out, metadata, half=False)
 
 
@@ -123,22 +129,24 @@ def _cpu(values: Tensor) -> Tensor:
     return values.detach().cpu().clone()
 
 
-class _Method:
+class _Method(PictureMethod):
     id = "orthogonal-adaptation"
     goal = "teach one subject so that its adapter can be added to others made the same way"
     refs = ("arXiv:2312.02432",)
     params = OrthogonalAdaptation
+    denoisers = ANY_DENOISER
 
-    def fit(
+    def learn(
         self, base: Components, data: Path, params: OrthogonalAdaptation, out: Path, progress: Progress,
-        skip_unreadable: bool = False,
+        training: Training,
     ) -> Path:  # fmt: skip
         """Trains on a folder of pictures; writes ``pytorch_lora_weights.safetensors`` and its provenance."""
-        examples = load_examples(data, base, params.prompt, skip_unreadable)
-        trained = train_orthogonal(base, examples, params, progress, out / CHECKPOINT)
-        path = save_factors(out, trained.factors, {"modelspec.trigger_phrase": params.prompt})
+        examples = load_examples(data, base, params.prompt, training.skip_unreadable)
+        trained = train_orthogonal(base, examples, params, progress, out / CHECKPOINT, training)
+        path = save_factors(out, trained.factors, {"modelspec.trigger_phrase": params.prompt}, base.kind.denoiser)
         save_provenance(
-            out, method=self.id, params=params, base=base, images=examples.hashes, files=[path], loss=trained.log.final,
+            out, method=self.id, params=params, training=training, base=base, images=examples.hashes, files=[path],
+            loss=trained.log.final,
             extra={"registry": {"slot": params.slot, "basis_seed": params.basis_seed}},
         )  # fmt: skip
         return path

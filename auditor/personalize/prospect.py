@@ -20,10 +20,13 @@ from auditor.errors import UsageError
 from auditor.personalize import CHECKPOINT
 from auditor.personalize.blocks.denoising import denoising_error, draw, mean_square
 from auditor.personalize.blocks.examples import Examples, load_examples
+from auditor.personalize.blocks.methods import PictureMethod
 from auditor.personalize.blocks.optimise import Group, Optimisation, Step, TrainingLog, optimise
 from auditor.personalize.blocks.saving import save_provenance
 from auditor.personalize.blocks.stage_network import StageNetwork
 from auditor.personalize.blocks.staged import StagedWord, save_staged_word, staged_conditions, staged_sample
+from auditor.personalize.blocks.training import PLAIN, Training
+from auditor.personalize.blocks.validation import GUIDANCE, STEPS, look_with
 from auditor.personalize.blocks.words import Words, stage_of, word_vectors
 from auditor.personalize.textual_inversion import TEMPLATES
 from auditor.pipeline.components import Components
@@ -68,8 +71,9 @@ class TrainedStages:
 
 
 def train_prospect(
-    base: Components, examples: Examples, params: ProSpect, progress: Progress, checkpoint: Path | None = None
-) -> TrainedStages:
+    base: Components, examples: Examples, params: ProSpect, progress: Progress, checkpoint: Path | None = None,
+    training: Training = PLAIN,
+) -> TrainedStages:  # fmt: skip
     """Learns the word from examples (their prompts are not used: templates are); the base stays as it is.
 
     Raises:
@@ -94,11 +98,17 @@ def train_prospect(
         condition = words.encode(prompts, stage, made(step.generator))
         return mean_square(denoising_error(base, drawn, condition)).mean()
 
+    def drawn_by_stage(prompts: list[str], noise: Tensor) -> Tensor:
+        stages, vectors = range(params.stages), made(None)
+        conditions = [words.encode(prompts, torch.full((len(noise),), stage), vectors) for stage in stages]
+        return staged_sample(base, noise, conditions, STEPS, GUIDANCE)
+
     trained: list[nn.Parameter] = [p for network in networks.values() for p in network.parameters()]
     log = optimise(
         [Group("words", trained or words.parameters)], loss_of,
         Optimisation(params.steps, params.lr, weight_decay=0.0, seed=params.seed), progress,
-        checkpoint=checkpoint, identity={"base": base.sha256, "params": vars(params), "images": examples.hashes},
+        checkpoint=checkpoint, training=training, look=look_with(base, drawn_by_stage),
+        identity={"base": base.sha256, "params": vars(params), "images": examples.hashes},
     )  # fmt: skip
     vectors = {encoder: rows.detach()[0].cpu() for encoder, rows in made(None).items()}
     return TrainedStages(StagedWord(params.word, {"": vectors}), log)
@@ -144,22 +154,22 @@ def _networks(start: dict[str, Tensor], params: ProSpect) -> dict[str, StageNetw
     }
 
 
-class _Method:
+class _Method(PictureMethod):
     id = "prospect"
     goal = "learn a new word with vectors of its own for each stage of denoising"
     refs = ("arXiv:2305.16225",)
     params = ProSpect
 
-    def fit(
-        self, base: Components, data: Path, params: ProSpect, out: Path, progress: Progress,
-        skip_unreadable: bool = False,
-    ) -> Path:  # fmt: skip
+    def learn(
+        self, base: Components, data: Path, params: ProSpect, out: Path, progress: Progress, training: Training
+    ) -> Path:
         """Trains on a folder of pictures; writes ``learned_stages.safetensors`` and its provenance into ``out``."""
-        examples = load_examples(data, base, TEMPLATES[0].format(params.word), skip_unreadable)
-        trained = train_prospect(base, examples, params, progress, out / CHECKPOINT)
+        examples = load_examples(data, base, TEMPLATES[0].format(params.word), training.skip_unreadable)
+        trained = train_prospect(base, examples, params, progress, out / CHECKPOINT, training)
         path = save_staged_word(out, trained.staged)
         save_provenance(
-            out, method=self.id, params=params, base=base, images=examples.hashes, files=[path], loss=trained.log.final
+            out, method=self.id, params=params, training=training, base=base, images=examples.hashes, files=[path],
+            loss=trained.log.final
         )
         return path
 

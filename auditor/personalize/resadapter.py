@@ -27,8 +27,11 @@ from auditor.personalize.blocks.layers.adapted import adapted
 from auditor.personalize.blocks.layers.convolution import ConvolutionChange
 from auditor.personalize.blocks.layers.norms import trained_norms
 from auditor.personalize.blocks.losses import denoising_loss
+from auditor.personalize.blocks.methods import PictureMethod
 from auditor.personalize.blocks.optimise import Group, Optimisation, Step, TrainingLog, optimise
 from auditor.personalize.blocks.saving import save_provenance
+from auditor.personalize.blocks.training import PLAIN, Training
+from auditor.personalize.blocks.validation import plain_look
 from auditor.personalize.images import load_images
 from auditor.pipeline.components import Components
 from auditor.registry import METHODS
@@ -107,6 +110,7 @@ def train_resadapter(
     params: ResAdapter,
     progress: Progress,
     checkpoint: Path | None = None,
+    training: Training = PLAIN,
 ) -> TrainedResolution:
     """Trains on the same pictures at several sizes; the base is as before afterwards, also after an exception.
 
@@ -116,6 +120,7 @@ def train_resadapter(
         params: the recipe; ``scales`` is not used here.
         progress: told of every step.
         checkpoint: see :func:`auditor.personalize.blocks.optimise.optimise`.
+        training: how it is run.
 
     Raises:
         UsageError: no size but the native one, or a number of the recipe is out of range.
@@ -142,7 +147,8 @@ def train_resadapter(
         hashes = [h for size in sizes for h in examples[size].hashes]
         log = optimise(
             groups, loss_of, recipe, progress,
-            checkpoint=checkpoint, identity={"base": base.sha256, "params": vars(params), "images": hashes},
+            checkpoint=checkpoint, training=training, look=plain_look(base),
+            identity={"base": base.sha256, "params": vars(params), "images": hashes},
         )  # fmt: skip
         kept = {path: cast(ConvolutionChange, change) for path, change in changes.items()}
         convolutions = {p: (c.down.detach().cpu().clone(), c.up.detach().cpu().clone()) for p, c in kept.items()}
@@ -172,24 +178,24 @@ def _pixels_a_step(base: Components) -> int:
     return pixels
 
 
-class _Method:
+class _Method(PictureMethod):
     id = "resadapter"
     goal = "teach the base sizes that it was not made for, leaving its style alone"
     refs = ("arXiv:2403.02084",)
     params = ResAdapter
 
-    def fit(
-        self, base: Components, data: Path, params: ResAdapter, out: Path, progress: Progress,
-        skip_unreadable: bool = False,
-    ) -> Path:  # fmt: skip
+    def learn(
+        self, base: Components, data: Path, params: ResAdapter, out: Path, progress: Progress, training: Training
+    ) -> Path:
         """Trains on a folder of pictures; writes two files and their provenance, and returns the folder."""
         sizes = [size for size in sizes_of(base, params.scales) if size != base.image_size]
-        images = {size: load_images(data, size, skip_unreadable) for size in sizes}
+        images = {size: load_images(data, size, training.skip_unreadable) for size in sizes}
         examples = {size: Examples.of(base, im, [params.prompt] * len(im)) for size, im in images.items()}
-        trained = train_resadapter(base, examples, params, progress, out / CHECKPOINT)
+        trained = train_resadapter(base, examples, params, progress, out / CHECKPOINT, training)
         files = save_resolution(out, trained)
         save_provenance(
-            out, method=self.id, params=params, base=base, images=examples[sizes[0]].hashes, files=files,
+            out, method=self.id, params=params, training=training, base=base, images=examples[sizes[0]].hashes,
+            files=files,
             loss=trained.log.final, extra={"sizes": sizes},
         )  # fmt: skip
         return files[0]

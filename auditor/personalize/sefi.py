@@ -22,9 +22,12 @@ from auditor.personalize import CHECKPOINT
 from auditor.personalize.blocks.attention import recorded, values_from
 from auditor.personalize.blocks.denoising import Drawn, denoising_error, draw, mean_square
 from auditor.personalize.blocks.examples import Examples, load_examples
+from auditor.personalize.blocks.methods import PictureMethod
 from auditor.personalize.blocks.optimise import Group, Optimisation, Step, TrainingLog, optimise
 from auditor.personalize.blocks.saving import save_provenance
 from auditor.personalize.blocks.staged import StagedWord, save_staged_word, staged_conditions, staged_sample
+from auditor.personalize.blocks.training import PLAIN, Training
+from auditor.personalize.blocks.validation import GUIDANCE, STEPS, look_with
 from auditor.personalize.blocks.words import Words, stage_of, word_vectors
 from auditor.personalize.textual_inversion import TEMPLATES
 from auditor.pipeline.components import Components
@@ -74,14 +77,18 @@ class TrainedSeFi:
 
 
 def train_sefi(
-    base: Components, examples: Examples, params: SeFi, progress: Progress, checkpoint: Path | None = None
-) -> TrainedSeFi:
+    base: Components, examples: Examples, params: SeFi, progress: Progress, checkpoint: Path | None = None,
+    training: Training = PLAIN,
+) -> TrainedSeFi:  # fmt: skip
     """Learns the word from examples (their prompts are not used: templates are); the base stays as it is.
 
     Raises:
-        UsageError: a word is in the vocabulary, the reference is not one token, or a parameter is out of range.
+        UsageError: a word is in the vocabulary, the reference is not one token, a parameter is out of range, or
+            gradient checkpointing is asked for.
     """
     _check(base, params)
+    if training.gradient_checkpointing:
+        raise UsageError("sefi reads the attention of every step, which --gradient-checkpointing does not keep")
     start = word_vectors(base, params.init, 1)
     keys = Words(base, {params.word: start}, params.stages)
     values = keys if params.tied else Words(base, {params.word: start}, params.stages)
@@ -102,10 +109,16 @@ def train_sefi(
         wanted = _maps(base, drawn, _reference(base, prompts, params))
         return loss + params.attention_weight * attention_gap(seen, wanted)
 
+    def drawn_by_stage(prompts: list[str], noise: Tensor) -> Tensor:
+        stages = [torch.full((len(noise),), stage) for stage in range(params.stages)]
+        told = [[words.encode(prompts, stage) for stage in stages] for words in (keys, values)]
+        return staged_sample(base, noise, told[0], STEPS, GUIDANCE, told[1])
+
     groups = [Group("keys", keys.parameters), *([] if params.tied else [Group("values", values.parameters)])]
     log = optimise(
         groups, loss_of, Optimisation(params.steps, params.lr, weight_decay=0.0, seed=params.seed), progress,
-        checkpoint=checkpoint, identity={"base": base.sha256, "params": vars(params), "images": examples.hashes},
+        checkpoint=checkpoint, training=training, look=look_with(base, drawn_by_stage),
+        identity={"base": base.sha256, "params": vars(params), "images": examples.hashes},
     )  # fmt: skip
     roles = {
         role: {encoder: rows.detach()[0].cpu().clone() for encoder, rows in words.vectors.items()}
@@ -158,22 +171,22 @@ def _check(base: Components, params: SeFi) -> None:
             raise UsageError(f"the reference '{shown}' has {count} tokens; name a word of one, like 'person'")
 
 
-class _Method:
+class _Method(PictureMethod):
     id = "sefi"
     goal = "learn a new word with separate keys and values by stage, held to an ordinary word's attention"
     refs = ("arXiv:2402.00631",)
     params = SeFi
 
-    def fit(
-        self, base: Components, data: Path, params: SeFi, out: Path, progress: Progress,
-        skip_unreadable: bool = False,
-    ) -> Path:  # fmt: skip
+    def learn(
+        self, base: Components, data: Path, params: SeFi, out: Path, progress: Progress, training: Training
+    ) -> Path:
         """Trains on a folder of pictures; writes ``learned_stages.safetensors`` and its provenance into ``out``."""
-        examples = load_examples(data, base, TEMPLATES[0].format(params.word), skip_unreadable)
-        trained = train_sefi(base, examples, params, progress, out / CHECKPOINT)
+        examples = load_examples(data, base, TEMPLATES[0].format(params.word), training.skip_unreadable)
+        trained = train_sefi(base, examples, params, progress, out / CHECKPOINT, training)
         path = save_staged_word(out, trained.staged)
         save_provenance(
-            out, method=self.id, params=params, base=base, images=examples.hashes, files=[path], loss=trained.log.final
+            out, method=self.id, params=params, training=training, base=base, images=examples.hashes, files=[path],
+            loss=trained.log.final
         )
         return path
 

@@ -26,8 +26,11 @@ from auditor.personalize.blocks.denoising import denoising_error, draw, mean_squ
 from auditor.personalize.blocks.examples import Examples, load_examples
 from auditor.personalize.blocks.layers.adapted import Change, adapted, linear_layers
 from auditor.personalize.blocks.layers.multiplicative import MultiplicativeChange
+from auditor.personalize.blocks.methods import PictureMethod
 from auditor.personalize.blocks.optimise import Group, Optimisation, Step, TrainingLog, optimise
 from auditor.personalize.blocks.saving import save_provenance, save_word_vectors
+from auditor.personalize.blocks.training import PLAIN, Training
+from auditor.personalize.blocks.validation import plain_look
 from auditor.personalize.blocks.words import Words, word_vectors
 from auditor.pipeline.components import Components
 from auditor.pipeline.sampling import ddim_sample
@@ -93,8 +96,9 @@ def targets_in(unet: nn.Module) -> tuple[str, ...]:
 
 
 def train_sigstyle(
-    base: Components, examples: Examples, params: SigStyle, progress: Progress, checkpoint: Path | None = None
-) -> TrainedStyle:
+    base: Components, examples: Examples, params: SigStyle, progress: Progress, checkpoint: Path | None = None,
+    training: Training = PLAIN,
+) -> TrainedStyle:  # fmt: skip
     """Trains offsets and word; the base is as before afterwards, also after an exception.
 
     Args:
@@ -103,6 +107,7 @@ def train_sigstyle(
         params: the recipe.
         progress: told of every step.
         checkpoint: see :func:`auditor.personalize.blocks.optimise.optimise`.
+        training: how it is run.
 
     Raises:
         UsageError: the word is in the vocabulary, or a number of the recipe is out of range.
@@ -123,7 +128,8 @@ def train_sigstyle(
         recipe = Optimisation(params.steps, params.lr, weight_decay=0.0, seed=params.seed)
         log = optimise(
             groups, loss_of, recipe, progress,
-            checkpoint=checkpoint, identity={"base": base.sha256, "params": vars(params), "images": examples.hashes},
+            checkpoint=checkpoint, training=training, look=plain_look(base, words.encode),
+            identity={"base": base.sha256, "params": vars(params), "images": examples.hashes},
         )  # fmt: skip
         differences = {path: change.delta().detach().cpu() for path, change in changes.items()}
     return TrainedStyle(differences, {e: v.detach()[0, 0].cpu() for e, v in words.vectors.items()}, log)
@@ -171,27 +177,27 @@ def _parameters(changes: Mapping[str, Change]) -> list[nn.Parameter]:
     return [p for change in changes.values() for p in change.parameters()]
 
 
-class _Method:
+class _Method(PictureMethod):
     id = "sigstyle"
     goal = "learn the style of one picture as offsets of the decoder's attention and a word"
     refs = ("arXiv:2502.13997",)
     params = SigStyle
 
-    def fit(
-        self, base: Components, data: Path, params: SigStyle, out: Path, progress: Progress,
-        skip_unreadable: bool = False,
-    ) -> Path:  # fmt: skip
+    def learn(
+        self, base: Components, data: Path, params: SigStyle, out: Path, progress: Progress, training: Training
+    ) -> Path:
         """Trains on a folder with one picture; writes kohya-named full differences, the word and provenance.
 
         Differences are float32: whether the ratio to the base's weight has rank three is in digits that float16 loses.
         """
-        examples = load_examples(data, base, params.prompt, skip_unreadable)
-        trained = train_sigstyle(base, examples, params, progress, out / CHECKPOINT)
+        examples = load_examples(data, base, params.prompt, training.skip_unreadable)
+        trained = train_sigstyle(base, examples, params, progress, out / CHECKPOINT, training)
         named = {f"{kohya_name(path)}.diff": value for path, value in trained.differences.items()}
         weights = save_tensors(out, WEIGHTS_FILE, named, {"modelspec.trigger_phrase": params.prompt}, half=False)
         vectors = save_word_vectors(out, params.word, trained.vectors)
         save_provenance(
-            out, method=self.id, params=params, base=base, images=examples.hashes, files=[weights, vectors],
+            out, method=self.id, params=params, training=training, base=base, images=examples.hashes, files=[weights,
+            vectors],
             loss=trained.log.final,
         )  # fmt: skip
         return weights

@@ -19,10 +19,13 @@ from auditor.errors import UsageError
 from auditor.personalize import CHECKPOINT
 from auditor.personalize.blocks.denoising import denoising_error, draw, mean_square
 from auditor.personalize.blocks.examples import Examples
+from auditor.personalize.blocks.methods import PictureMethod
 from auditor.personalize.blocks.optimise import Optimisation, Step, optimise
 from auditor.personalize.blocks.pipelines import save_pipeline
 from auditor.personalize.blocks.positions import Box, draw_box, positions_added
 from auditor.personalize.blocks.saving import save_provenance
+from auditor.personalize.blocks.training import PLAIN, Training
+from auditor.personalize.blocks.validation import plain_look
 from auditor.personalize.blocks.whole import groups_of, trainable_copies, whole_parts
 from auditor.personalize.dreambooth import TrainedWhole
 from auditor.personalize.images import load_images
@@ -62,8 +65,9 @@ class Sine:
 
 
 def train_sine(
-    base: Components, image: Tensor, params: Sine, progress: Progress, checkpoint: Path | None = None
-) -> TrainedWhole:
+    base: Components, image: Tensor, params: Sine, progress: Progress, checkpoint: Path | None = None,
+    training: Training = PLAIN,
+) -> TrainedWhole:  # fmt: skip
     """Trains copies on one picture; the base is as before afterwards, also after an exception.
 
     Args:
@@ -72,6 +76,7 @@ def train_sine(
         params: the recipe.
         progress: told of every step.
         checkpoint: see :func:`auditor.personalize.blocks.optimise.optimise`.
+        training: how it is run.
 
     Raises:
         UsageError: more than one picture, a parameter out of range, or a base without a UNet.
@@ -86,7 +91,8 @@ def train_sine(
         boxes = [draw_box(step.rng, params.least_patch) for _ in range(params.batch)] if params.patches else []
         latents = whole.expand(params.batch, -1, -1, -1)
         if boxes:
-            with torch.no_grad():
+            # The autoencoder overflows in half precision.
+            with torch.no_grad(), torch.autocast(base.device.type, enabled=False):
                 latents = encode_images(base, torch.cat([box.cut(image, (side, side)) for box in boxes]))
         drawn = draw(base, latents, params.batch, step.generator)
         told = encode_prompts(base, base.tokenizers, [params.prompt]) if params.train_text_encoder else frozen
@@ -99,7 +105,7 @@ def train_sine(
     with trainable_copies(base, whole_parts(base, params.train_text_encoder)) as copies:
         log = optimise(
             groups_of(copies), loss_of, Optimisation(params.steps, params.lr, weight_decay=1e-2, seed=params.seed),
-            progress, checkpoint=checkpoint, every=500,
+            progress, checkpoint=checkpoint, every=500, training=training, look=plain_look(base),
             identity={"base": base.sha256, "params": vars(params), "images": Examples.hashes_of(image)},
         )  # fmt: skip
     return TrainedWhole(copies, log)
@@ -114,26 +120,26 @@ def _check(image: Tensor, params: Sine) -> None:
         raise UsageError("the prompt is empty; name the picture, for example --prompt 'a picture of sks house'")
 
 
-class _Method:
+class _Method(PictureMethod):
     id = "sine"
     goal = "teach the whole model one single picture, to be edited together with the base"
     refs = ("arXiv:2212.04489",)
     params = Sine
 
-    def fit(
-        self, base: Components, data: Path, params: Sine, out: Path, progress: Progress,
-        skip_unreadable: bool = False,
-    ) -> Path:  # fmt: skip
+    def learn(
+        self, base: Components, data: Path, params: Sine, out: Path, progress: Progress, training: Training
+    ) -> Path:
         """Trains on a folder of one picture; writes a float16 ``pipeline/`` folder and its provenance into ``out``.
 
         Diffusers opens the pipeline, but does not tell it where a patch lies: a model trained on patches shows its
         picture only through :func:`auditor.personalize.blocks.pair.pair_sample`.
         """
-        image = load_images(data, _DETAIL * base.image_size, skip_unreadable)
-        trained = train_sine(base, image, params, progress, out / CHECKPOINT)
+        image = load_images(data, _DETAIL * base.image_size, training.skip_unreadable)
+        trained = train_sine(base, image, params, progress, out / CHECKPOINT, training)
         files = save_pipeline(out / "pipeline", base, trained.modules)
         save_provenance(
-            out, method=self.id, params=params, base=base, images=Examples.hashes_of(image), files=files,
+            out, method=self.id, params=params, training=training, base=base, images=Examples.hashes_of(image),
+            files=files,
             loss=trained.log.final, extra={"needs": "pair_sample with base and pipeline; plain sampling sees no grid"},
         )  # fmt: skip
         return out / "pipeline"

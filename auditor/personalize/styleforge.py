@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -18,8 +17,10 @@ from auditor.errors import UsageError
 from auditor.personalize import CHECKPOINT
 from auditor.personalize.blocks.beside import Beside
 from auditor.personalize.blocks.examples import Examples, load_examples
+from auditor.personalize.blocks.methods import PictureMethod
 from auditor.personalize.blocks.pipelines import save_pipeline
 from auditor.personalize.blocks.saving import save_provenance
+from auditor.personalize.blocks.training import PLAIN, Training
 from auditor.personalize.dreambooth import DreamBooth, TrainedWhole, train_beside
 from auditor.pipeline.components import Components
 from auditor.registry import METHODS
@@ -42,7 +43,6 @@ class StyleForge:
         steps: optimiser steps.
         batch: rows of style pictures a step (as many auxiliary rows beside them).
         lr: AdamW learning rate; 1e-6 is usual on Stable Diffusion, the small embedded base needs more.
-        precision: of the arithmetic; weights that are trained stay float32.
         seed: of every draw.
     """
 
@@ -56,7 +56,6 @@ class StyleForge:
     steps: int = 200
     batch: int = 2
     lr: float = 5e-5
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     seed: int = 0
 
 
@@ -76,6 +75,7 @@ def train_styleforge(
     params: StyleForge,
     progress: Progress,
     checkpoint: Path | None = None,
+    training: Training = PLAIN,
 ) -> TrainedWhole:
     """Trains copies; the base is as before afterwards, also after an exception.
 
@@ -86,6 +86,7 @@ def train_styleforge(
         params: the recipe; its folders are not read here.
         progress: told of every step.
         checkpoint: see :func:`auditor.personalize.blocks.optimise.optimise`.
+        training: how it is run.
 
     Raises:
         UsageError: a parameter is out of range, or the base has no UNet.
@@ -96,38 +97,38 @@ def train_styleforge(
     how = DreamBooth(
         prompt=params.prompt, class_prompt=params.aux_prompt, prior_weight=params.aux_weight,
         train_text_encoder=params.train_text_encoder, steps=params.steps, batch=params.batch, lr=params.lr,
-        precision=params.precision, seed=params.seed,
+        seed=params.seed,
     )  # fmt: skip
     second = Beside(latents, params.aux_prompt, params.aux_weight)
-    return train_beside(base, style, second, how, progress, checkpoint)
+    return train_beside(base, style, second, how, progress, checkpoint, training)
 
 
-class _Method:
+class _Method(PictureMethod):
     id = "styleforge"
     goal = "teach the whole model a style, with auxiliary pictures bound to a common word"
     refs = ("arXiv:2404.05256",)
     params = StyleForge
 
-    def fit(
-        self, base: Components, data: Path, params: StyleForge, out: Path, progress: Progress,
-        skip_unreadable: bool = False,
-    ) -> Path:  # fmt: skip
+    def learn(
+        self, base: Components, data: Path, params: StyleForge, out: Path, progress: Progress, training: Training
+    ) -> Path:
         """Trains on folders of pictures; writes a float16 ``pipeline/`` folder and its provenance into ``out``."""
         if params.aux is None and params.aux_weight:
             raise UsageError(
                 "StyleForge needs auxiliary pictures; name their folder with --aux, or leave them out with "
                 "--aux-weight 0"
             )
-        sets = [load_examples(data, base, params.prompt, skip_unreadable)]
+        sets = [load_examples(data, base, params.prompt, training.skip_unreadable)]
         if params.grounds is not None:
-            sets.append(load_examples(params.grounds, base, params.grounds_prompt, skip_unreadable))
-        aux = load_examples(params.aux, base, params.aux_prompt, skip_unreadable) if params.aux else None
+            sets.append(load_examples(params.grounds, base, params.grounds_prompt, training.skip_unreadable))
+        aux = load_examples(params.aux, base, params.aux_prompt, training.skip_unreadable) if params.aux else None
         style = joined(sets)
-        trained = train_styleforge(base, style, aux, params, progress, out / CHECKPOINT)
+        trained = train_styleforge(base, style, aux, params, progress, out / CHECKPOINT, training)
         files = save_pipeline(out / "pipeline", base, trained.modules)
         extra = {"aux_images": aux.hashes if aux else [], "prompts": list(style.prompts)}
         save_provenance(
-            out, method=self.id, params=params, base=base, images=style.hashes, files=files, loss=trained.log.final,
+            out, method=self.id, params=params, training=training, base=base, images=style.hashes, files=files,
+            loss=trained.log.final,
             extra=extra,
         )  # fmt: skip
         return out / "pipeline"

@@ -15,8 +15,11 @@ from auditor.contracts import Progress
 from auditor.personalize import CHECKPOINT
 from auditor.personalize.blocks.denoising import denoising_error, draw, mean_square
 from auditor.personalize.blocks.examples import Examples, load_examples
+from auditor.personalize.blocks.methods import PictureMethod
 from auditor.personalize.blocks.optimise import Group, Optimisation, Step, TrainingLog, optimise
 from auditor.personalize.blocks.saving import save_provenance, save_word_vectors
+from auditor.personalize.blocks.training import PLAIN, Training
+from auditor.personalize.blocks.validation import plain_look
 from auditor.personalize.blocks.words import Words, word_vectors
 from auditor.pipeline.components import Components
 from auditor.registry import METHODS
@@ -59,15 +62,16 @@ class LearnedWord:
 
 
 def train_textual_inversion(
-    base: Components, examples: Examples, params: TextualInversion, progress: Progress, checkpoint: Path | None = None
-) -> LearnedWord:
+    base: Components, examples: Examples, params: TextualInversion, progress: Progress,
+    checkpoint: Path | None = None, training: Training = PLAIN,
+) -> LearnedWord:  # fmt: skip
     """Learns the word from examples (their prompts are not used: templates are).
 
     Raises:
         UsageError: the word is in the vocabulary, or a parameter is out of range.
     """
     start = word_vectors(base, params.init, params.vectors)
-    return train_words(base, examples, params, start, progress, checkpoint)
+    return train_words(base, examples, params, start, progress, checkpoint, training=training)
 
 
 def train_words(
@@ -77,6 +81,7 @@ def train_words(
     start: Mapping[str, Tensor],
     progress: Progress,
     checkpoint: Path | None = None,
+    training: Training = PLAIN,
     templates: Sequence[str] = TEMPLATES,
     anchor: float = 0.0,
 ) -> LearnedWord:
@@ -89,6 +94,7 @@ def train_words(
         start: text encoder to initial vectors (n, d).
         progress: told of every step.
         checkpoint: see :func:`auditor.personalize.blocks.optimise.optimise`.
+        training: how it is run.
         templates: prompts with ``{}`` for the word.
         anchor: weight of the mean distance (L2, not squared) to the initial vectors.
     """
@@ -107,7 +113,8 @@ def train_words(
     recipe = Optimisation(params.steps, params.lr, weight_decay=0.0, seed=params.seed)
     log = optimise(
         [Group("words", words.parameters)], loss_of, recipe, progress,
-        checkpoint=checkpoint, identity={
+        checkpoint=checkpoint, training=training, look=plain_look(base, words.encode),
+        identity={
             "base": base.sha256, "params": vars(params), "images": examples.hashes, "templates": list(templates),
             "anchor": anchor, "start": {e: Examples.hashes_of(rows[None].cpu()) for e, rows in start.items()},
         },
@@ -115,22 +122,22 @@ def train_words(
     return LearnedWord({e: v.detach()[0, 0].cpu() for e, v in words.vectors.items()}, dict(start), log)
 
 
-class _Method:
+class _Method(PictureMethod):
     id = "textual-inversion"
     goal = "learn a new word for a subject or style; the model itself stays as it is"
     refs = ("arXiv:2208.01618",)
     params = TextualInversion
 
-    def fit(
-        self, base: Components, data: Path, params: TextualInversion, out: Path, progress: Progress,
-        skip_unreadable: bool = False,
-    ) -> Path:  # fmt: skip
+    def learn(
+        self, base: Components, data: Path, params: TextualInversion, out: Path, progress: Progress, training: Training
+    ) -> Path:
         """Trains on a folder of pictures; writes ``learned_embeds.safetensors`` and its provenance into ``out``."""
-        examples = load_examples(data, base, TEMPLATES[0].format(params.word), skip_unreadable)
-        learned = train_textual_inversion(base, examples, params, progress, out / CHECKPOINT)
+        examples = load_examples(data, base, TEMPLATES[0].format(params.word), training.skip_unreadable)
+        learned = train_textual_inversion(base, examples, params, progress, out / CHECKPOINT, training)
         path = save_word_vectors(out, params.word, learned.vectors)
         save_provenance(
-            out, method=self.id, params=params, base=base, images=examples.hashes, files=[path], loss=learned.log.final
+            out, method=self.id, params=params, training=training, base=base, images=examples.hashes, files=[path],
+            loss=learned.log.final
         )
         return path
 

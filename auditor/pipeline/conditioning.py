@@ -11,7 +11,9 @@ from torch import Tensor
 from auditor.pipeline.components import Components
 from auditor.pipeline.families import Conditioning, Encoded
 
-__all__ = ["Conditioning", "encode_context", "encode_ids", "encode_images", "encode_prompts", "token_ids"]
+__all__ = [
+    "Conditioning", "decode_latents", "encode_context", "encode_ids", "encode_images", "encode_prompts", "token_ids",
+]  # fmt: skip
 
 
 def token_ids(tokenizer: Any, prompts: Sequence[str]) -> Tensor:
@@ -70,3 +72,12 @@ def encode_images(components: Components, images: Tensor, batch: int = 16) -> Te
     shift = getattr(vae.config, "shift_factor", None) or 0.0
     scaled: Tensor = (torch.cat(means) - shift) * vae.config.scaling_factor
     return scaled
+
+
+def decode_latents(components: Components, latents: Tensor, batch: int = 1) -> Tensor:
+    """Scaled latents (B, C, h, w) to images (B, 3, H, W) in [-1, 1], float32 on the CPU."""
+    vae = components.vae
+    shift = getattr(vae.config, "shift_factor", None) or 0.0
+    raw = (latents.float() / vae.config.scaling_factor + shift).to(components.device, vae.dtype)
+    decoded = torch.cat([vae.decode(part).sample for part in torch.split(raw, batch)])
+    return decoded.float().clamp(-1, 1).cpu()

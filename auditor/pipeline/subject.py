@@ -21,7 +21,13 @@ from auditor.artifact.identify import Identified
 from auditor.contracts import Capability
 from auditor.pipeline.base_weights import BaseWeights
 from auditor.pipeline.components import Components
-from auditor.pipeline.conditioning import Conditioning, encode_context, encode_images, encode_prompts
+from auditor.pipeline.conditioning import (
+    Conditioning,
+    decode_latents,
+    encode_context,
+    encode_images,
+    encode_prompts,
+)
 from auditor.pipeline.denoiser import Denoiser
 from auditor.pipeline.full_model import as_adapter
 from auditor.pipeline.parts import Changes, changes_of
@@ -126,12 +132,8 @@ class View:
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Scaled latents to images (B, 3, H, W) in [-1, 1], float32 on the CPU."""
-        vae, device = self.components.vae, self.components.device
-        shift = getattr(vae.config, "shift_factor", None) or 0.0
-        raw = (latents.float() / vae.config.scaling_factor + shift).to(device, vae.dtype)
         with self._subject.active(self.name):
-            parts = [vae.decode(part).sample for part in raw.split(_rows_that_fit(_DECODED_VALUES, raw))]
-            return torch.cat(parts).float().clamp(-1, 1).cpu()
+            return decode_latents(self.components, latents, _rows_that_fit(_DECODED_VALUES, latents))
 
     def sample(
         self,

@@ -80,11 +80,11 @@ def _plain(
     lines.setdefault(path, line)
     if id(node) in seen:
         raise PolicyError(
-            f"{shown}, line {line}: anchors and aliases are not used in policies; write the value out"
+            f"{shown}, line {line}: anchors and aliases are not read; write the value out"
         )
     seen.add(id(node))
     if not node.tag.startswith("tag:yaml.org,2002:") or node.tag.count("/") > 0:
-        raise PolicyError(f"{shown}, line {line}: the tag '{inert(node.tag)}' is not used in policies")
+        raise PolicyError(f"{shown}, line {line}: the tag '{inert(node.tag)}' is not read")
     if isinstance(node, yaml.SequenceNode):
         return [
             _plain(loader, item, (*path, index), lines, seen, shown) for index, item in enumerate(node.value)

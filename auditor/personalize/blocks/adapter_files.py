@@ -13,9 +13,9 @@ from auditor.personalize.blocks.saving import make_folder
 __all__ = ["kohya_name", "save_tensors"]
 
 
-def kohya_name(path: str) -> str:
-    """``down_blocks.0.attentions.0`` of the UNet as kohya's tools flatten it."""
-    return f"lora_unet_{path.replace('.', '_')}"
+def kohya_name(path: str, denoiser: str = "unet") -> str:
+    """``down_blocks.0.attentions.0`` of the denoiser as kohya's tools flatten it; ``unet`` or ``transformer``."""
+    return f"lora_{denoiser}_{path.replace('.', '_')}"
 
 
 def save_tensors(

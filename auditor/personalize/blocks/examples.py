@@ -20,6 +20,9 @@ from auditor.pipeline.sampling import seeded_noise
 
 __all__ = ["Examples", "class_latents", "load_examples"]
 
+_VALUES = 1 << 16
+"""Places of latents that are drawn at once: all of a small base, 16 rows of SD at 512 pixels, 4 of SDXL at 1024."""
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -70,9 +73,18 @@ def load_examples(folder: Path, base: Components, prompt: str, skip_unreadable: 
 
 
 def class_latents(base: Components, prompt: str, count: int, seed: int, shape: torch.Size) -> Tensor:
-    """The frozen model's own pictures of a class as latents (count, C, h, w): 15 steps, guidance 3."""
+    """The frozen model's own pictures of a class as latents (count, C, h, w): 15 steps, guidance 3.
+
+    A guidance-distilled model is told its guidance instead.
+    """
     condition = encode_prompts(base, base.tokenizers, [prompt] * count)
     null = encode_prompts(base, base.tokenizers, [""] * count)
+    weight = 3.0
+    if base.kind.guidance_distilled:
+        condition, weight = condition.told(weight), 1.0
     noise = seeded_noise(shape, [seed * 1009 + i for i in range(count)]).to(base.device)
+    parts = torch.split(torch.arange(count), max(1, _VALUES // (shape[-1] * shape[-2])))
     with torch.no_grad():
-        return draw_latents(Denoiser(base), noise, condition, null, 15, 3.0)
+        return torch.cat(
+            [draw_latents(Denoiser(base), noise[at], condition[at], null[at], 15, weight) for at in parts]
+        )

@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,6 +20,10 @@ from torch import Tensor, nn
 
 from auditor.contracts import Progress
 from auditor.errors import MalformedArtifact, OutputError, UsageError
+from auditor.personalize.blocks.optimizers import make_optimizer
+from auditor.personalize.blocks.processes import Team
+from auditor.personalize.blocks.training import PLAIN, Training
+from auditor.personalize.blocks.validation import Look, Validation
 from auditor.text import inert
 
 __all__ = ["Group", "Optimisation", "Step", "TrainingLog", "optimise", "step_of"]
@@ -36,7 +40,6 @@ class Optimisation:
         accumulate: losses whose gradients are added up for one step.
         weight_decay: of AdamW.
         clip: largest norm of the gradient; 0 for no clipping.
-        precision: ``fp32``, or autocast to ``bf16`` or ``fp16``; parameters stay float32.
         seed: of every draw.
     """
 
@@ -46,7 +49,6 @@ class Optimisation:
     accumulate: int = 1
     weight_decay: float = 1e-4
     clip: float = 1.0
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     seed: int = 0
 
 
@@ -95,8 +97,10 @@ def optimise(
     every: int = 100,
     identity: Mapping[str, Any] | None = None,
     after_step: Callable[[int], None] | None = None,
+    training: Training = PLAIN,
+    look: Look | None = None,
 ) -> TrainingLog:
-    """Trains the groups' parameters in place with AdamW.
+    """Trains the groups' parameters in place with AdamW; several processes do so together.
 
     Args:
         groups: what is trained; float32 leaves.
@@ -108,36 +112,50 @@ def optimise(
         every: steps between checkpoints.
         identity: what else a checkpoint must agree with, as JSON: base, data, the method's own parameters.
         after_step: called after each optimiser step with the number of steps done.
+        training: micro-batches on top of the recipe's, arithmetic, optimiser, and when to look.
+        look: draws the validation pictures, which go beside the checkpoint.
 
     Raises:
-        UsageError: a number of the recipe is out of range, or the checkpoint is of another run.
-        MalformedArtifact: the checkpoint is damaged. OutputError: it cannot be written.
+        UsageError: a number of the recipe or the training is out of range, or the checkpoint is of another run.
+        MissingExtra: the optimiser is not installed.
+        MalformedArtifact: the checkpoint is damaged. OutputError: it or a picture cannot be written.
     """
     _check(recipe)
+    training.check()
+    team = Team.current()
+    parts = recipe.accumulate * training.accumulate * team.size
     device = groups[0].parameters[0].device
-    optimizer = torch.optim.AdamW(
+    optimizer = make_optimizer(
+        training.optimizer,
         [{"params": list(g.parameters), "lr": g.lr or recipe.lr, "name": g.name} for g in groups],
-        betas=(0.9, 0.99),
-        weight_decay=recipe.weight_decay,
-        fused=True,
+        recipe.weight_decay,
     )
     rates = [group["lr"] for group in optimizer.param_groups]
-    scaler = torch.amp.GradScaler(device.type, enabled=recipe.precision == "fp16")
-    kind = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[recipe.precision]
+    scaler = torch.amp.GradScaler(device.type, enabled=training.precision == "fp16")
+    kind = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[training.precision]
     log = TrainingLog()
-    saved = _Checkpoint(checkpoint, groups, optimizer, _digest(recipe, identity), log) if checkpoint else None
+    digest = _digest(recipe, {"run": {**training.arithmetic, "processes": team.size}, **(identity or {})})
+    saved = _Checkpoint(checkpoint, groups, optimizer, scaler, digest, log) if checkpoint else None
     done = saved.read() if saved else 0
+    shown = None
+    if checkpoint and look and training.validate_every and team.main:
+        shown = Validation(checkpoint.parent, training, look)
+        if not done:
+            shown.after(0)
+    team.wait()
+    trained = [p for group in groups for p in group.parameters]
     models = dict.fromkeys(group.model for group in groups)
     clipped = {model: [p for g in groups if g.model == model for p in g.parameters] for model in models}
     for i in range(done, recipe.steps):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * min(1.0, (i + 1) / max(1, recipe.warmup))
         total = 0.0
-        for part in range(recipe.accumulate):
+        for part in range(team.rank, parts, team.size):
             with torch.autocast(device.type, kind or torch.bfloat16, enabled=kind is not None):
-                loss = loss_of(step_of(recipe.seed, i * recipe.accumulate + part)) / recipe.accumulate
+                loss = loss_of(step_of(recipe.seed, i * parts + part)) / parts
             torch.autograd.backward(scaler.scale(loss))
             total += float(loss.detach())
+        total = team.add_up(trained, total)
         if recipe.clip:
             scaler.unscale_(optimizer)
             for parameters in clipped.values():
@@ -146,12 +164,14 @@ def optimise(
         scaler.update()
         optimizer.zero_grad(set_to_none=True)
         log.losses.append(total)
-        if saved and ((i + 1) % every == 0):
+        if shown:
+            shown.after(i + 1)
+        if saved and team.main and ((i + 1) % every == 0):
             saved.write(i + 1)
         progress(i + 1, recipe.steps, f"training, loss {total:.4f}")
         if after_step is not None:
             after_step(i + 1)
-    if saved:
+    if saved and team.main:
         saved.remove()
     return log
 
@@ -172,19 +192,20 @@ def step_of(seed: int, index: int) -> Step:
     return Step(index, generator, np.random.default_rng((seed, index)))
 
 
-def _digest(recipe: Optimisation, identity: Mapping[str, Any] | None) -> str:
+def _digest(recipe: Optimisation, identity: Mapping[str, Any]) -> str:
     # The number of steps may be raised later: everything before stays the same.
-    told = {**{k: v for k, v in vars(recipe).items() if k != "steps"}, "identity": identity or {}}
+    told = {**{k: v for k, v in vars(recipe).items() if k != "steps"}, "identity": identity}
     return hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
 
 
 class _Checkpoint:
-    """Parameters, moments and losses in one safetensors file."""
+    """Parameters, what the optimiser keeps of each, the scaler of float16 and losses in one safetensors file."""
 
     def __init__(
-        self, path: Path, groups: Sequence[Group], optimizer: torch.optim.Optimizer, digest: str, log: TrainingLog
-    ) -> None:
-        self._path, self._optimizer, self._digest, self._log = path, optimizer, digest, log
+        self, path: Path, groups: Sequence[Group], optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler,
+        digest: str, log: TrainingLog,
+    ) -> None:  # fmt: skip
+        self._path, self._optimizer, self._scaler, self._digest, self._log = path, optimizer, scaler, digest, log
         self._named = {f"{g.name}.{i}": p for g in groups for i, p in enumerate(g.parameters)}
 
     def read(self) -> int:
@@ -206,13 +227,11 @@ class _Checkpoint:
         with torch.no_grad():
             for name, parameter in self._named.items():
                 parameter.copy_(stored[name])
-                if f"{name}/m" not in stored:
-                    continue
-                self._optimizer.state[parameter] = {
-                    "step": torch.tensor(float(steps)),
-                    "exp_avg": stored[f"{name}/m"].to(parameter.device),
-                    "exp_avg_sq": stored[f"{name}/v"].to(parameter.device),
-                }
+                # A weight that the loss does not reach has no state.
+                if kept := _under(f"{name}/", stored):
+                    self._optimizer.state[parameter] = {k: _plain(v, parameter.device) for k, v in kept.items()}
+        if scaler := _under("scaler/", stored):
+            self._scaler.load_state_dict({key: value.item() for key, value in scaler.items()})
         self._log.losses[:] = stored["losses"].tolist()
         return steps
 
@@ -222,11 +241,13 @@ class _Checkpoint:
         from safetensors.torch import save_file
 
         out: dict[str, Tensor] = {"losses": torch.tensor(self._log.losses, dtype=torch.float64)}
+        out |= {f"scaler/{key}": torch.tensor(value) for key, value in self._scaler.state_dict().items()}
         for name, parameter in self._named.items():
             out[name] = parameter.detach()
-            # A weight that the loss does not reach has no moments.
-            if state := cast(Mapping[str, Tensor], self._optimizer.state.get(parameter)):
-                out |= {f"{name}/m": state["exp_avg"], f"{name}/v": state["exp_avg_sq"]}
+            state = cast(Mapping[str, Tensor | int], self._optimizer.state.get(parameter) or {})
+            out |= {f"{name}/{key}": torch.as_tensor(value) for key, value in state.items()}
+            # The tables of eight-bit moments are one tensor for all parameters, which a file may hold once only.
+            out |= {key: out[key].clone() for key in out if key.startswith(f"{name}/qmap")}
         part = self._path.with_name(f".{self._path.name}.{os.getpid()}.part")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -244,3 +265,12 @@ class _Checkpoint:
     def remove(self) -> None:
         """What a finished run no longer needs."""
         self._path.unlink(missing_ok=True)
+
+
+def _under(prefix: str, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in stored.items() if key.startswith(prefix)}
+
+
+def _plain(value: Tensor, device: torch.device) -> Tensor | int:
+    """What was an integer before it was stored is one again."""
+    return int(value) if value.ndim == 0 and not value.is_floating_point() else value.to(device)

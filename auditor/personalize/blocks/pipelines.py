@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from auditor.errors import OutputError
+from auditor.personalize.blocks.processes import only_main
 from auditor.pipeline.components import Components
 from auditor.text import inert
 
@@ -38,6 +39,7 @@ def save_pipeline(
     Raises:
         OutputError: the folder is there already or cannot be written, or a weight is not finite in ``dtype``.
     """
+    only_main()
     shown = inert(str(folder), 200)
     if folder.exists():
         raise OutputError(f"'{shown}' exists already; choose another place with -o")

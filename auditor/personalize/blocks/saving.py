@@ -14,13 +14,17 @@ from torch import Tensor
 
 from auditor.artifact.safetensors_write import write_arrays
 from auditor.errors import OutputError
+from auditor.personalize.blocks.consent import person_words
+from auditor.personalize.blocks.processes import Team, only_main
+from auditor.personalize.blocks.training import NONE_GIVEN, PLAIN, Training
 from auditor.pipeline.components import Components
 from auditor.text import inert
 
-__all__ = ["PROVENANCE", "make_folder", "save_provenance", "save_word_vectors"]
+__all__ = ["PROVENANCE", "make_folder", "save_provenance", "save_word_vectors", "sha256_of", "write_sidecar"]
 
 PROVENANCE = "provenance.json"
 _PACKAGES = ("torch", "diffusers", "transformers", "peft", "safetensors")
+_EIGHT_BIT = {"adamw": (), "adamw8bit": ("bitsandbytes",)}
 _FILE_NAMES = {"text_encoder": "clip_l", "text_encoder_2": "clip_g"}
 
 
@@ -54,9 +58,10 @@ def save_provenance(
     images: Sequence[str],
     files: Sequence[Path],
     loss: float,
+    training: Training = PLAIN,
     extra: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Writes ``provenance.json``: base, data, recipe, versions and the hash of what was made.
+    """Writes ``provenance.json``: base, data, consent, recipe, versions and the hash of what was made.
 
     Args:
         folder: where the files are.
@@ -66,6 +71,7 @@ def save_provenance(
         images: SHA-256 of each picture.
         files: what was written, hashed here.
         loss: mean loss of the last tenth of the steps.
+        training: how it was run, with the notes on consent and licence.
         extra: what else the method wants to say, JSON values.
 
     Raises:
@@ -75,13 +81,24 @@ def save_provenance(
     told = {
         "method": method,
         "params": asdict(params),
+        "training": {**training.arithmetic, "gradient_checkpointing": training.gradient_checkpointing},
+        "processes": Team.current().size,
+        "person_words": person_words(params),
+        "consent": training.consent.strip() or NONE_GIVEN,
+        "licence": training.licence.strip() or NONE_GIVEN,
         "base": {"ref": base.ref, "revision": base.revision, "sha256": base.sha256, "family": base.family},
         "images": list(images),
         "loss": loss,
-        "files": {path.relative_to(folder).as_posix(): _sha256(path) for path in files},
-        "packages": {name: metadata.version(name) for name in _PACKAGES},
+        "files": {path.relative_to(folder).as_posix(): sha256_of(path) for path in files},
+        "packages": {name: metadata.version(name) for name in (*_PACKAGES, *_EIGHT_BIT[training.optimizer])},
         **(extra or {}),
     }
+    return write_sidecar(folder, told)
+
+
+def write_sidecar(folder: Path, told: Mapping[str, Any]) -> Path:
+    """Writes ``provenance.json``, whole or not at all; raises ``OutputError`` where it cannot be written."""
+    only_main()
     target = folder / PROVENANCE
     part = target.with_suffix(".part")
     try:
@@ -92,13 +109,15 @@ def save_provenance(
     return target
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def make_folder(folder: Path) -> None:
-    """Makes a folder where there is none. Raises ``OutputError`` where that cannot be done."""
+    """Makes a folder where there is none, in the process that writes. Raises ``OutputError`` where that fails."""
+    only_main()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -72,7 +72,10 @@ def _make_loras(members: Sequence[Member], base: Components, zoo: Path) -> None:
         with _Home(member, base, zoo) as part:
             meta = {"modelspec.trigger_phrase": recipe.prompt}
             alpha = recipe.alpha or recipe.rank
-            save_diffusers_lora(part, trained.unet, trained.text_encoder, recipe.rank, alpha, meta)
+            save_diffusers_lora(
+                part, trained.unet, trained.text_encoder, recipe.rank, alpha, meta, base.kind.denoiser,
+                trained.text_encoder_2,
+            )  # fmt: skip
 
 
 def _make_alone(member: Member, base: Components, zoo: Path) -> None:

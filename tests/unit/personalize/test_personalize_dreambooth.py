@@ -105,7 +105,8 @@ def test_the_saved_file_is_what_the_library_loads_and_what_we_audit(
             tiny_folders(family), add_watermarker=False
         )
     pipe.load_lora_weights(str(path))
-    loaded = [n for m in (pipe.unet, pipe.text_encoder) for n, _ in m.named_parameters() if ".lora_" in n]
+    encoders = [pipe.text_encoder, *([pipe.text_encoder_2] if family == "sdxl" else [])]
+    loaded = [n for m in (pipe.unet, *encoders) for n, _ in m.named_parameters() if ".lora_" in n]
     assert len(loaded) == len(load_file(path))
     latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     with open_subject([path], str(tiny_folders(family)), "cpu") as subject, torch.no_grad():

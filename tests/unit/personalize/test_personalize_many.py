@@ -48,7 +48,9 @@ def test_each_adapter_is_the_one_that_is_trained_alone(tiny_base, family, recipe
     for job, trained in zip(jobs, together, strict=True):
         alone = train_dreambooth_lora(base, job.images, job.params, quiet, list(job.prompts) or None)
         assert trained.loss == pytest.approx(alone.loss, rel=1e-4)
-        for ours, theirs in ((trained.unet, alone.unet), (trained.text_encoder, alone.text_encoder)):
+        parts = ("unet", "text_encoder", "text_encoder_2")
+        assert bool(alone.text_encoder_2) == (family == "sdxl")
+        for ours, theirs in ((getattr(trained, part), getattr(alone, part)) for part in parts):
             assert ours.keys() == theirs.keys()
             if theirs:
                 # Adam turns the rounding of a gradient near zero into a step: entries may differ, the whole may not.

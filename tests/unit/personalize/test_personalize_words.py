@@ -21,6 +21,7 @@ from auditor.personalize.blocks.staged import (
     staged_conditions,
     staged_sample,
 )
+from auditor.personalize.blocks.training import Training
 from auditor.personalize.blocks.words import word_vectors
 from auditor.personalize.cross_initialization import (
     CrossInitialization,
@@ -399,7 +400,8 @@ def test_bad_input_ends_with_one_sentence(tiny_base, folder_of, tmp_path):
     (photos / "broken.png").write_bytes(b"nothing")
     with pytest.raises(UsageError, match="--skip-unreadable"):
         METHODS.get("prospect").fit(base, photos, TRAIN["prospect"][1], tmp_path / "out", quiet)
-    METHODS.get("prospect").fit(base, photos, TRAIN["prospect"][1], tmp_path / "out", quiet, skip_unreadable=True)
+    skipping = Training(skip_unreadable=True)
+    METHODS.get("prospect").fit(base, photos, TRAIN["prospect"][1], tmp_path / "out", quiet, skipping)
 
 
 def test_the_command_line_offers_what_a_method_can_do(tiny_folders, folder_of, tmp_path, capsys):
