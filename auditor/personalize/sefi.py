@@ -136,7 +136,7 @@ def sample_sefi(
 
 @torch.no_grad()
 def _maps(base: Components, drawn: Drawn, condition: Conditioning) -> dict[str, Tensor]:
-    with recorded(base) as maps:
+    with recorded(base, only=True) as maps:
         Denoiser(base).native(drawn.noisy, drawn.t, condition)
     return dict(maps.maps)
 

@@ -12,6 +12,7 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from auditor.errors import AuditorError
 from auditor.pipeline.components import Components
+from auditor.proving.personalize_speed.arithmetic import flops_of
 from auditor.proving.personalize_speed.arms import Arm, Step, step_of
 from auditor.proving.personalize_speed.memory import Peak, peak_memory
 from auditor.proving.personalize_speed.observe import observed
@@ -38,12 +39,14 @@ class Timed:
         steps: in each lap.
         laps: arm to its laps, as many for each.
         memory: arm to the memory of one step, once everything that lasts is there.
+        flops: operations of one step of the first of the other arms.
     """
 
     step: Step
     steps: int
     laps: dict[str, list[Lap]] = field(default_factory=dict)
     memory: dict[str, Peak] = field(default_factory=dict)
+    flops: int = 0
 
 
 class Race:
@@ -117,6 +120,7 @@ class Race:
             with peak_memory(device) as peak:
                 arm()
             timed.memory[name] = peak
+        timed.flops = flops_of(next(iter(arms.values())))
         yield
         for number in range(self._rounds):
             lap = _started(device)
