@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -48,15 +48,18 @@ class Call:
 
 @contextmanager
 def observed(base: Components) -> Iterator[list[Call]]:
-    """Writes down every evaluation inside the block, of the components as they stand now."""
+    """Writes down every evaluation inside the block, of the components as they stand now.
+
+    One that is broken off, because a method has seen enough of it, is there as one without gradients.
+    """
     calls: list[Call] = []
     with ExitStack() as stack:
         for component, module in base.modules.items():
             # The autoencoder is not called itself; of it only pictures to latents is training's business.
             network: nn.Module = module.encoder if component == "vae" else module  # type: ignore[assignment]
-            stack.callback(
-                network.register_forward_hook(_keeper(calls, component), with_kwargs=True).remove
-            )
+            begun, ended = _keepers(calls, component)
+            stack.callback(network.register_forward_pre_hook(begun, with_kwargs=True).remove)
+            stack.callback(network.register_forward_hook(ended).remove)
         yield calls
 
 
@@ -88,14 +91,17 @@ def _first_tensor(out: Any) -> Tensor:
     return found
 
 
-def _keeper(calls: list[Call], component: str) -> Callable[..., None]:
-    def keep(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        said = _first_tensor(out)
-        device = said.device.type
+def _keepers(calls: list[Call], component: str) -> tuple[Callable[..., None], Callable[..., None]]:
+    def begun(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        device = next(network.parameters()).device.type
         cast = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        calls.append(Call(component, network, _kept(args), _kept(kwargs), said.requires_grad, cast))
+        calls.append(Call(component, network, _kept(args), _kept(kwargs), False, cast))
 
-    return keep
+    def ended(network: nn.Module, _: tuple[Any, ...], out: Any) -> None:
+        place = max(i for i, call in enumerate(calls) if call.network is network)
+        calls[place] = replace(calls[place], graded=_first_tensor(out).requires_grad)
+
+    return begun, ended
 
 
 def _kept(value: Any) -> Any:

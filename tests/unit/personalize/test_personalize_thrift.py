@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from auditor.personalize.blocks.attention import recorded
 from auditor.personalize.blocks.beside import Beside, BesideLoss
@@ -138,7 +139,7 @@ def test_gradients_are_clipped_as_the_library_clips_them(scale):
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("auditor.personalize.blocks.optimise._clip", clip)
-            handle = torch.optim.optimizer.register_optimizer_step_pre_hook(keep)
+            handle = register_optimizer_step_pre_hook(keep)
             optimise([Group("w", list(model.parameters()))], loss_of, Optimisation(3, 0.01), lambda *_: None)
             handle.remove()
         return [*seen, list(model.parameters())]
