@@ -141,7 +141,7 @@ def scan(
 @click.option("--steps", type=click.IntRange(1), default=6, show_default=True, help="Steps of a lap.")
 @click.option("--together", type=click.IntRange(0), default=8, show_default=True, help="Adapters of one batched pass.")
 @click.pass_context
-def personalize_speed(ctx: click.Context, out: Path, **given: Any) -> None:
+def personalize_speed(ctx: click.Context, /, out: Path, **given: Any) -> None:
     """Time training steps of every method against its networks alone and a plain loop, with peak memory.
 
     \b

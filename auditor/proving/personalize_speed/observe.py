@@ -79,7 +79,8 @@ def tables_reached(networks: Iterable[nn.Module]) -> Iterator[None]:
     with ExitStack() as stack:
         for network in networks:
             if hasattr(network, "get_input_embeddings"):
-                table = network.get_input_embeddings()
+                encoder: Any = network
+                table = encoder.get_input_embeddings()
                 stack.callback(table.register_forward_pre_hook(ordinary).remove)
                 stack.callback(table.register_forward_hook(reach).remove)
         yield

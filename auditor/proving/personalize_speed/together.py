@@ -44,7 +44,7 @@ class Together:
     def an_hour(self, clock: str, whole: int) -> float:
         """Adapters of ``whole`` steps in an hour of training steps by the batched pass, median over rounds."""
         lap = statistics.median(getattr(one, clock) for one in self.together)
-        return 3600.0 * self.adapters * self.steps / (lap * whole)
+        return float(3600.0 * self.adapters * self.steps / (lap * whole))
 
 
 def time_together(

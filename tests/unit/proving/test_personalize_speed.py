@@ -85,6 +85,13 @@ def test_what_a_method_compares_with_is_seen_as_that(tiny_base, tmp_path):
     assert len(timed.step.denoised) == len(timed.step.compared) == 1
 
 
+def test_a_plain_loop_works_out_all_that_the_ceiling_does(tiny_base, tmp_path):
+    """Also where gradients end at the prompt's own states, which no text encoder made."""
+    step = raced(tiny_base("sd1"), "hifi", tmp_path).step
+    assert step.denoised[0].graded
+    assert flops_of(plain(step, "a cat")) > flops_of(ceiling(step)) > 0
+
+
 def test_a_training_that_ends_too_soon_is_said_so(tiny_base):
     race = Race(tiny_base("sd1"), lambda step: {}, 2, 1)
     with pytest.raises(AuditorError, match="ended before it was timed"):
