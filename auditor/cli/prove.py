@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -209,6 +210,36 @@ def personalize(ctx: click.Context, out: Path, methods: str, seeds: int, shard: 
     with TaskProgress("proving the methods") as progress:
         prove_personalize(out, progress, methods, seeds, shard)
     _print_table(out, "personalize")
+
+
+@prove.command("personalize-speed")
+@_OUT
+@click.option("--method", "methods", multiple=True, metavar="ID", help="Only this method; may be given many times.")
+@click.option("--base", metavar="REF", help="A folder, sd15-shaped or sdxl-shaped; the embedded base by default.")
+@click.option("--device", default="cpu", show_default=True, help="cpu, cuda.")
+@click.option(
+    "--dtype", type=click.Choice(["fp32", "bf16", "fp16"]), default="fp32", show_default=True, help="Of the base."
+)
+@click.option("--batch", type=click.IntRange(1), default=4, show_default=True, help="Rows a step.")
+@click.option("--rounds", type=click.IntRange(2), default=6, show_default=True, help="Laps of each arm, in turns.")
+@click.option("--steps", type=click.IntRange(1), default=6, show_default=True, help="Steps of a lap.")
+@click.option("--together", type=click.IntRange(0), default=8, show_default=True, help="Adapters of one batched pass.")
+@click.pass_context
+def personalize_speed(ctx: click.Context, /, out: Path, **given: Any) -> None:
+    """Time training steps of every method against its networks alone and a plain loop, with peak memory.
+
+    \b
+    Examples:
+      auditor prove personalize-speed -o proof/speed
+      auditor prove personalize-speed -o proof/speed --device cuda --base sdxl-shaped --dtype bf16
+    """  # noqa: D301
+    from auditor.cli.progress import TaskProgress
+    from auditor.proving.personalize_speed.prove import prove_personalize_speed
+
+    _remember(ctx, "personalize-speed", out)
+    with TaskProgress("timing fine-tuning") as progress:
+        prove_personalize_speed(out, progress, **given)
+    _print_table(out, "personalize_speed")
 
 
 def _remember(ctx: click.Context, what: str, out: Path) -> None:

@@ -95,12 +95,8 @@ def class_cosine(base: Components, words: Words, params: ClassDiffusion) -> Tens
     E is the state at the end of the text that conditions the denoiser: the final one for SD1 and SD2 as in the paper,
     the last but one of both encoders for SDXL.
     """
-    plain = params.prompt.replace(f"{params.word} ", "")
-    with torch.no_grad():
-        anchor = encode_prompts(base, base.tokenizers, [plain]).states[0, _end(base, plain)]
-    # The modifier is one token, as "a" is.
-    ours = words.encode([params.prompt]).states[0, _end(base, params.prompt.replace(params.word, "a"))]
-    return F.cosine_similarity(ours, anchor, dim=0)
+    ours = words.encode([params.prompt]).states[0, _subject_end(base, params)]
+    return F.cosine_similarity(ours, _class_state(base, params), dim=0)
 
 
 def train_classdiffusion(
@@ -121,13 +117,16 @@ def train_classdiffusion(
         UsageError: the word is in the vocabulary, or a number of the recipe is out of range.
     """
     words = Words(base, {params.word: word_vectors(base, params.init, 1)})
+    anchor, end = _class_state(base, params), _subject_end(base, params)
 
     def loss_of(step: Step) -> Tensor:
         drawn = draw(base, examples.latents, params.batch, step.generator)
         condition = words.encode([params.prompt] * params.batch)
         loss = mean_square(denoising_error(base, drawn, condition)).mean()
         if params.preservation:
-            loss = loss + params.preservation * (1 - class_cosine(base, words, params))
+            # Every row has the subject's prompt.
+            cosine = F.cosine_similarity(condition.states[0, end], anchor, dim=0)
+            loss = loss + params.preservation * (1 - cosine)
         return loss
 
     def make(_: str, layer: nn.Linear) -> FullChange:
@@ -151,8 +150,20 @@ def train_classdiffusion(
         for path, delta in deltas.items()
     }
     with torch.no_grad():
-        cosine = float(class_cosine(base, words, params))
-    return TrainedClass(weights, {e: v.detach()[0, 0].cpu() for e, v in words.vectors.items()}, cosine, log)
+        final = float(class_cosine(base, words, params))
+    return TrainedClass(weights, {e: v.detach()[0, 0].cpu() for e, v in words.vectors.items()}, final, log)
+
+
+def _class_state(base: Components, params: ClassDiffusion) -> Tensor:
+    """The class's own state at the end of its text (D,): text encoders stay as they are, and so does it."""
+    plain = params.prompt.replace(f"{params.word} ", "")
+    with torch.no_grad():
+        return encode_prompts(base, base.tokenizers, [plain]).states[0, _end(base, plain)]
+
+
+def _subject_end(base: Components, params: ClassDiffusion) -> int:
+    # The modifier is one token, as "a" is.
+    return _end(base, params.prompt.replace(params.word, "a"))
 
 
 def _end(base: Components, text: str) -> int:

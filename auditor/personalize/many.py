@@ -110,8 +110,10 @@ class _Batch:
             weight = torch.ones(len(error), device=error.device)
             weight[recipe.batch :] = recipe.prior_weight
             losses.append((weight * error).sum() / recipe.batch)
-            self.logs[k].losses.append(float(losses[-1].detach()))
-        return torch.stack(losses).sum()
+        each = torch.stack(losses)
+        for k, loss in zip(active, each.detach().tolist(), strict=True):
+            self.logs[k].losses.append(loss)
+        return each.sum()
 
     def _draw(self, k: int, index: int) -> list[Drawn]:
         recipe, generator = self._jobs[k].params, step_of(self._jobs[k].params.seed, index).generator

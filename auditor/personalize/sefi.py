@@ -90,12 +90,14 @@ def train_sefi(
     if training.gradient_checkpointing:
         raise UsageError("sefi reads the attention of every step, which --gradient-checkpointing does not keep")
     start = word_vectors(base, params.init, 1)
+    reference = _reference(base, params)
     keys = Words(base, {params.word: start}, params.stages)
     values = keys if params.tied else Words(base, {params.word: start}, params.stages)
 
     def loss_of(step: Step) -> Tensor:
         drawn = draw(base, examples.latents, params.batch, step.generator)
-        prompts = [TEMPLATES[i].format(params.word) for i in step.rng.integers(len(TEMPLATES), size=params.batch)]
+        chosen = step.rng.integers(len(TEMPLATES), size=params.batch)
+        prompts = [TEMPLATES[i].format(params.word) for i in chosen]
         stage = stage_of(drawn.t, len(base.schedule), params.stages)
         condition = keys.encode(prompts, stage)
         with ExitStack() as stack:
@@ -106,7 +108,7 @@ def train_sefi(
             maps = stack.enter_context(recorded(base))
             loss = mean_square(denoising_error(base, drawn, condition)).mean()
             seen = dict(maps.maps)
-        wanted = _maps(base, drawn, _reference(base, prompts, params))
+        wanted = _maps(base, drawn, reference[torch.from_numpy(chosen)])
         return loss + params.attention_weight * attention_gap(seen, wanted)
 
     def drawn_by_stage(prompts: list[str], noise: Tensor) -> Tensor:
@@ -147,15 +149,15 @@ def sample_sefi(
 
 @torch.no_grad()
 def _maps(base: Components, drawn: Drawn, condition: Conditioning) -> dict[str, Tensor]:
-    with recorded(base) as maps:
-        Denoiser(base).predict(drawn.noisy, drawn.t, condition)
+    with recorded(base, only=True) as maps:
+        Denoiser(base).native(drawn.noisy, drawn.t, condition)
     return dict(maps.maps)
 
 
-def _reference(base: Components, prompts: list[str], params: SeFi) -> Conditioning:
-    said = [prompt.replace(params.word, params.reference) for prompt in prompts]
+def _reference(base: Components, params: SeFi) -> Conditioning:
+    """The templates with the ordinary word, one row each."""
     with torch.no_grad():
-        return encode_prompts(base, base.tokenizers, said)
+        return encode_prompts(base, base.tokenizers, [text.format(params.reference) for text in TEMPLATES])
 
 
 def _check(base: Components, params: SeFi) -> None:

@@ -58,10 +58,14 @@ class Denoiser:
         Returns:
             All parameterisations, float32.
         """
-        self.calls += len(latents)
-        components, schedule = self._components, self.schedule
-        native = components.kind.denoise(
-            components, latents.to(components.dtype), schedule.model_time(t), condition.at(t, len(schedule))
-        ).float()
         kind = str(self.scheduler_config.get("prediction_type", FLOW_PREDICTION))
-        return Prediction.convert(native, kind, latents.float(), t, schedule)
+        native = self.native(latents, t, condition)
+        return Prediction.convert(native, kind, latents.float(), t, self.schedule)
+
+    def native(self, latents: Tensor, t: Tensor, condition: Conditioning) -> Tensor:
+        """What the network itself says, float32: all that training needs. Arguments as for :meth:`predict`."""
+        self.calls += len(latents)
+        components = self._components
+        time = self.schedule.model_time(t)
+        at = condition.at(t, len(self.schedule))
+        return components.kind.denoise(components, latents.to(components.dtype), time, at).float()

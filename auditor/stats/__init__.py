@@ -45,6 +45,9 @@ from auditor.stats.intervals import (
     clopper_pearson,
     wilson,
 )
+from auditor.stats.median import (
+    median_interval,
+)
 from auditor.stats.multiplicity import (
     FamilyDecision,
     alpha_split,
@@ -133,6 +136,7 @@ __all__ = [
     "mcnemar_exact",
     "mcnemar_outcomes",
     "median_and_deviation",
+    "median_interval",
     "mondrian_p",
     "p_floor",
     "paired_bootstrap",

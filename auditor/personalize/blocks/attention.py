@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,14 +48,21 @@ class AttentionMaps:
 
 
 @contextmanager
-def recorded(base: Components) -> Iterator[AttentionMaps]:
+def recorded(base: Components, only: bool = False) -> Iterator[AttentionMaps]:
     """Records every cross-attention map of the evaluations inside the block; a later one replaces an earlier one.
 
     Maps are worked out beside the model from the same queries and keys, so that the model itself takes its usual path.
+
+    Args:
+        base: with a UNet.
+        only: nothing but the maps is wanted: the block ends, without an error, as soon as the last of them is there.
     """
     found, held = AttentionMaps(), {}
+    layers = cross_attention(base)
     with ExitStack() as stack:
-        for name, layer in cross_attention(base):
+        if only:
+            stack.enter_context(suppress(_AllSeenError))
+        for name, layer in layers:
 
             def keep(part: str, name: str = name, layer: Any = layer) -> Any:
                 def hook(_: nn.Module, __: tuple[Tensor, ...], out: Tensor) -> None:
@@ -63,12 +70,18 @@ def recorded(base: Components) -> Iterator[AttentionMaps]:
                     if (name, "k") in held and (name, "q") in held:
                         query, key = held.pop((name, "q")), held.pop((name, "k"))
                         found.maps[name] = _probabilities(query, key, int(layer.heads), float(layer.scale))
+                        if only and len(found.maps) == len(layers):
+                            raise _AllSeenError
 
                 return hook
 
             stack.callback(layer.to_q.register_forward_hook(keep("q")).remove)
             stack.callback(layer.to_k.register_forward_hook(keep("k")).remove)
         yield found
+
+
+class _AllSeenError(Exception):
+    """Ends an evaluation of which nothing more is wanted."""
 
 
 @contextmanager

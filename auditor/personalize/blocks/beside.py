@@ -14,8 +14,9 @@ from torch import Tensor
 from auditor.personalize.blocks.denoising import Drawn, denoising_error, draw, mean_square
 from auditor.personalize.blocks.examples import Examples
 from auditor.personalize.blocks.optimise import Step
+from auditor.personalize.blocks.texts import encode_distinct
 from auditor.pipeline.components import Components
-from auditor.pipeline.conditioning import Conditioning, encode_prompts
+from auditor.pipeline.conditioning import Conditioning
 
 __all__ = ["Beside", "BesideLoss"]
 
@@ -52,25 +53,25 @@ class BesideLoss:
         self, base: Components, examples: Examples, second: Beside, batch: int, text_trained: bool
     ) -> None:
         self._base, self._examples, self._second, self._batch = base, examples, second, batch
-        self._frozen = None if text_trained else self._encoded()
+        self._prompts = (*examples.prompts, *([second.prompt] if second else []))
+        self._frozen = None if text_trained else encode_distinct(base, self._prompts)
 
     def __call__(self, step: Step) -> Tensor:
         """The loss of one step, a scalar with gradients."""
         batch, generator = self._batch, step.generator
-        own, other = self._frozen or self._encoded()
         drawn = draw(self._base, self._examples.latents, batch, generator)
-        condition, weight = own[drawn.rows], torch.ones(batch)
+        rows, weight = drawn.rows, torch.ones(batch)
         if self._second:
             others = draw(self._base, self._second.latents, batch, generator)
             drawn = Drawn.join([drawn, others])
-            condition = Conditioning.join([condition, other[torch.zeros(batch, dtype=torch.long)]])
+            # Its one prompt comes after those of the examples.
+            rows = torch.cat([rows, torch.full((batch,), len(self._examples))])
             weight = torch.cat([weight, torch.full((batch,), self._second.weight)])
-        error = mean_square(denoising_error(self._base, drawn, condition))
+        error = mean_square(denoising_error(self._base, drawn, self._condition(rows)))
         return (weight.to(error.device) * error).sum() / batch
 
-    def _encoded(self) -> tuple[Conditioning, Conditioning]:
-        base = self._base
-        return (
-            encode_prompts(base, base.tokenizers, self._examples.prompts),
-            encode_prompts(base, base.tokenizers, [self._second.prompt]),
-        )
+    def _condition(self, rows: Tensor) -> Conditioning:
+        """Of the prompts that rows (B,) stand for; those that are trained anew, and only those that were drawn."""
+        if self._frozen is not None:
+            return self._frozen[rows]
+        return encode_distinct(self._base, [self._prompts[i] for i in rows.tolist()])

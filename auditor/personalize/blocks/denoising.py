@@ -84,7 +84,7 @@ def native_target(base: Components, drawn: Drawn) -> Tensor:
 
 def denoising_error(base: Components, drawn: Drawn, condition: Conditioning) -> Tensor:
     """Prediction minus target (B, C, h, w), float32, with gradients."""
-    return Denoiser(base).predict(drawn.noisy, drawn.t, condition).native - native_target(base, drawn)
+    return Denoiser(base).native(drawn.noisy, drawn.t, condition) - native_target(base, drawn)
 
 
 def mean_square(error: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -46,10 +47,12 @@ def draw_box(rng: np.random.Generator, low: float = 0.1) -> Box:
     return Box(top, left, top + side, left + side)
 
 
+@lru_cache(maxsize=4)
 def sine_grid(channels: int, side: int = _SIDE) -> Tensor:
     """Sines and cosines of column (first half of the channels) and row: (1, channels, side, side) in [-1, 1].
 
-    Wavelengths run geometrically from 2 pi to 2 pi 10^4; positions count from one (SINE, arXiv 2212.04489).
+    Wavelengths run geometrically from 2 pi to 2 pi 10^4; positions count from one (SINE, arXiv 2212.04489). Kept
+    from call to call: not to be written to.
     """
     quarter = channels // 4
     rates = torch.exp(torch.arange(quarter) * -(np.log(1e4) / max(1, quarter - 1)))

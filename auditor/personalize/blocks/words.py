@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from auditor.errors import UsageError
+from auditor.personalize.blocks.texts import distinct
 from auditor.pipeline.components import Components
 from auditor.pipeline.conditioning import Conditioning, encode_ids, token_ids
 from auditor.text import inert
@@ -44,6 +45,7 @@ class Words:
         for word in self.names:
             _check(base, word)
         self.vectors: dict[str, nn.Parameter] = {}
+        self._known: dict[tuple[str, str], Tensor] = {}
         for encoder in next(iter(init.values())):
             rows = torch.stack([init[word][encoder].float() for word in self.names])
             self.vectors[encoder] = nn.Parameter(rows[:, None].repeat(1, stages, 1, 1).to(base.device))
@@ -67,25 +69,33 @@ class Words:
             stage: int64 (B,), the stage of each row; stage 0 for all by default.
             vectors: stand in for :attr:`vectors`, of the same shapes; for example what a network made.
         """
-        ids = self._ids(prompts, stage)
+        stages = [0] * len(prompts) if stage is None else stage.tolist()
+        once, rows = distinct(list(zip(prompts, stages, strict=True)))
+        ids = self._ids([prompt for prompt, _ in once], [at for _, at in once])
         with self._answering(vectors or self.vectors):
-            return encode_ids(self._base, ids)
+            return encode_ids(self._base, ids)[rows]
 
     def final_states(self, prompts: Sequence[str]) -> dict[str, Tensor]:
         """Each encoder's own output for prompts that may hold the words: (B, L, d), after its final layer norm."""
-        ids = self._ids(prompts, None)
+        ids = self._ids(prompts, [0] * len(prompts))
         with self._answering(self.vectors):
             return {
                 encoder: self._base.modules[encoder](ids[encoder].to(self._base.device)).last_hidden_state
                 for encoder in self.vectors
             }
 
-    def _ids(self, prompts: Sequence[str], stage: Tensor | None) -> dict[str, Tensor]:
+    def _ids(self, prompts: Sequence[str], stages: Sequence[int]) -> dict[str, Tensor]:
         ids = {}
         for encoder, tokenizer in self.tokenizers.items():
-            rows = token_ids(tokenizer, [self._spelled(prompt) for prompt in prompts])
-            ids[encoder] = rows if encoder not in self.vectors else self._staged(rows, encoder, stage)
+            rows = torch.cat([self._read(encoder, tokenizer, prompt) for prompt in prompts])
+            ids[encoder] = rows if encoder not in self.vectors else self._staged(rows, encoder, stages)
         return ids
+
+    def _read(self, encoder: str, tokenizer: Any, prompt: str) -> Tensor:
+        """Ids (1, L) of a prompt; training asks for the same few in every step."""
+        if (encoder, prompt) not in self._known:
+            self._known[encoder, prompt] = token_ids(tokenizer, [self._spelled(prompt)])
+        return self._known[encoder, prompt]
 
     @contextmanager
     def _answering(self, given: Mapping[str, Tensor]) -> Iterator[None]:
@@ -110,14 +120,14 @@ class Words:
             prompt = prompt.replace(word, " ".join(f"{word}#{i}" for i in range(self.count)))
         return prompt
 
-    def _staged(self, ids: Tensor, encoder: str, stage: Tensor | None) -> Tensor:
+    def _staged(self, ids: Tensor, encoder: str, stages: Sequence[int]) -> Tensor:
         """Ids of new tokens shifted to the rows of each prompt's stage."""
         known = len(_table(self._base, encoder).weight)
         first = self.tokenizers[encoder].convert_tokens_to_ids(f"{self.names[0]}#0")
         new = ids >= first
         place = ids - first
         word, slot = place // self.count, place % self.count
-        at = torch.zeros(len(ids), dtype=torch.long) if stage is None else stage.cpu()
+        at = torch.tensor(stages, dtype=torch.long)
         rows = (word * self.stages + at[:, None]) * self.count + slot
         return torch.where(new, known + rows, ids)
 
