@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Hashable
 from functools import lru_cache
 from typing import Any
 
@@ -20,7 +21,8 @@ def params_document(params: Params) -> dict[str, JsonValue]:
     Raises:
         TypeError: ``params`` is not a dataclass instance.
     """
-    document = _adapter(type(params)).dump_python(params, mode="json")
+    kind: Hashable = type(params)
+    document = _adapter(kind).dump_python(params, mode="json")
     if not isinstance(document, dict):
         raise TypeError(f"parameters must be a dataclass, not {type(params).__name__}")
     return document
@@ -33,5 +35,5 @@ def params_sha256(params: Params) -> str:
 
 
 @lru_cache(maxsize=64)
-def _adapter(kind: type) -> TypeAdapter[Any]:
+def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
