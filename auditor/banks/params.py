@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Hashable
 from functools import lru_cache
-from typing import Any
+from typing import Any, cast
 
 from pydantic import TypeAdapter
 
@@ -21,8 +21,7 @@ def params_document(params: Params) -> dict[str, JsonValue]:
     Raises:
         TypeError: ``params`` is not a dataclass instance.
     """
-    kind: Hashable = type(params)
-    document = _adapter(kind).dump_python(params, mode="json")
+    document = _adapter(cast(Hashable, type(params))).dump_python(params, mode="json")
     if not isinstance(document, dict):
         raise TypeError(f"parameters must be a dataclass, not {type(params).__name__}")
     return document
