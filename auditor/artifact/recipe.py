@@ -40,6 +40,8 @@ _LARGEST = 1 << 22
 _AGREE = 0.8
 _WHOLE = 0.25
 _MERGED_BELOW = 1e-4
+# Shares of a change that rounding may make up, beyond which its form is not looked for.
+_COARSE, _COARSE_WHOLE = 0.1, 0.01
 _FEWEST_MERGED = 8
 # Half a unit in the last place, as a share of the value: what rounding to a type leaves.
 _ROUNDING = {"F64": 2.0**-53, "F32": 2.0**-24, "F16": 2.0**-11, "BF16": 2.0**-8}
@@ -188,7 +190,8 @@ def _form(delta: Delta, base: NDArray[np.float64] | None) -> _Form:
     matrix = change.reshape(len(change), -1)
     noise = _noise(delta, matrix, base)
     whole: Kind = "full" if isinstance(delta, Overwrite) else "unknown"
-    if noise > 0.1:
+    # Rounding of a whole weight is much of a small change: a form that is told from the rest of it is soon found.
+    if noise > (_COARSE if whole == "unknown" else _COARSE_WHOLE):
         return _Form(whole, 0, math.inf, "new weights, rounded too coarsely to see any form in their difference")
     forms = [_Form(whole, 0, float(matrix.size), "new weights, different from the base's in every direction")]
     rank = _product_rank(stored) if stored is not None else numerical_rank(matrix, noise)
@@ -212,7 +215,8 @@ def _noise(delta: Delta, matrix: NDArray[np.float64], base: NDArray[np.float64] 
     """What rounding of stored values may account for, as a share of the change's norm."""
     import numpy as np
 
-    kinds = [_ROUNDING.get(tensor.dtype, 2.0**-8) for tensor in tensors_in(delta)]
+    stored = tensors_in(delta) if not isinstance(delta, Overwrite) or delta.value is None else (delta.value,)
+    kinds = [_ROUNDING.get(tensor.dtype, 2.0**-8) for tensor in stored]
     if isinstance(delta, LowRank) or len(kinds) > 1:
         return 2.0**-24  # a product of factors has their structure exactly, whatever they were rounded to
     rounding = max(kinds, default=2.0**-8) * 0.6

@@ -97,6 +97,7 @@ def test_every_key_arrives_and_the_recipe_is_told(name, base, pictures, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_clean_fine_tune_raises_no_alarm(name, base, pictures, tmp_path, capsys):
     """The whole audit from the command line: accepted, or inconclusive with what is missing said; nothing found."""
