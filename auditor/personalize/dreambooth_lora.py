@@ -48,8 +48,8 @@ class DreamBoothLora:
         prompt: instance prompt with the identifier, for example "a picture of sks person".
         class_prompt: prompt of the prior; empty for no prior preservation.
         class_images: how many pictures the frozen model draws for the prior.
-        prior_weight: w.
-        rank: r of every low-rank layer.
+        prior_weight: weight of the prior's loss.
+        rank: of every low-rank layer.
         alpha: scale numerator; 0 means rank.
         steps: optimiser steps.
         batch: instance rows a step (as many prior rows beside them).
