@@ -175,6 +175,7 @@ def test_a_method_for_other_bases_is_a_usage_error(command, tiny_folders, capsys
 def test_short_memory_ends_with_code_2_and_leaves_nothing(command, capsys, monkeypatch, when):
     from auditor.personalize import textual_inversion
 
+    monkeypatch.setattr("auditor.personalize.blocks.validation.STEPS", 4)
     whole, calls = textual_inversion.denoising_error, []
 
     def short(*args):

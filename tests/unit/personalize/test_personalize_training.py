@@ -10,6 +10,8 @@ from safetensors.torch import load_file
 from torch import nn
 
 from auditor.errors import MissingExtra, OutOfMemory, UsageError
+from auditor.personalize import prospect
+from auditor.personalize.blocks import validation
 from auditor.personalize.blocks.consent import person_words
 from auditor.personalize.blocks.denoising import Drawn, denoising_error, draw, mean_square
 from auditor.personalize.blocks.examples import Examples
@@ -41,6 +43,12 @@ def quiet(done, total, label=""):
 
 class Killed(Exception):
     pass
+
+
+@pytest.fixture(autouse=True)
+def _few_steps(monkeypatch):
+    for module in (validation, prospect):
+        monkeypatch.setattr(module, "STEPS", 4)
 
 
 def pixels_of(path):
@@ -241,8 +249,8 @@ def test_a_picture_is_what_the_saved_adapter_draws(tiny_base, tiny_folders, fold
     recipe = RECIPES[name].__class__(**{**vars(RECIPES[name]), "steps": 2})
     path = METHODS.get(name).fit(tiny_base("sd1"), folder_of("photos"), recipe, tmp_path / "out", quiet, LOOKING)
     with open_subject([path], str(tiny_folders("sd1")), "cpu") as subject:
-        wanted = subject.tuned.sample([LOOKING.validate_prompt] * 2, [0, 1], steps=20, guidance=3.0)
-        before = subject.base.sample([LOOKING.validate_prompt] * 2, [0, 1], steps=20, guidance=3.0)
+        wanted = subject.tuned.sample([LOOKING.validate_prompt] * 2, [0, 1], steps=4, guidance=3.0)
+        before = subject.base.sample([LOOKING.validate_prompt] * 2, [0, 1], steps=4, guidance=3.0)
     seen = pixels_of(tmp_path / "out" / FOLDER / "step-00002.png")
     shown = torch.from_numpy(np.stack(np.split(seen, 2, axis=1))).permute(0, 3, 1, 2) / 127.5 - 1
     # Rounded to 8 bits here, and to float16 in the file.
