@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,7 +32,6 @@ class Peak:
 def peak_memory(device: torch.device) -> Iterator[Peak]:
     """Measures the block: memory of an accelerator that tensors had, or resident memory of the process on Linux."""
     peak = Peak()
-    gc.collect()
     if device.type == "cuda":
         torch.cuda.synchronize(device)
         torch.cuda.reset_peak_memory_stats(device)

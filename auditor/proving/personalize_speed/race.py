@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
@@ -106,6 +107,7 @@ class Race:
         device = self._base.device
         for _ in range(2):
             yield
+        gc.collect()  # what an earlier training left behind is not this one's memory
         with peak_memory(device) as ours:
             yield
         with observed(self._base) as calls:
