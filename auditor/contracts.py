@@ -217,8 +217,10 @@ class Watermark(Plugin, Protocol):
         """
         ...
 
-    def detect(self, latents: Any, key: Any, **known: Any) -> Any:
-        """A ``Detection`` from inverted latents (C, h, w); ``known`` names what the detector has beside the key."""
+    def detect(
+        self, latents: Any, key: Any, *, nonces: tuple[bytes, ...] = (), payload: bytes | None = None, seed: int = 0
+    ) -> Any:
+        """A ``Detection`` from inverted latents (C, h, w), for issued nonces and a payload where they are known."""
         ...
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,11 +75,11 @@ class LatentScheme(ABC):
         limits: what it cannot do, one sentence.
     """
 
-    id: ClassVar[str]
-    goal: ClassVar[str]
-    refs: ClassVar[tuple[str, ...]]
-    limits: ClassVar[str] = ""
-    embed_point: ClassVar[str] = "latents"
+    id: str
+    goal: str
+    refs: tuple[str, ...]
+    limits: str = ""
+    embed_point: str = "latents"
 
     @abstractmethod
     def capacity(self, shape: Shape) -> Capacity:
@@ -149,7 +149,9 @@ def checked_latents(latents: Any) -> FloatArray:
 def checked_nonce(nonce: bytes) -> bytes:
     """The nonce. Raises ``UsageError`` for another length than ``NONCE_BYTES``."""
     if len(nonce) != NONCE_BYTES:
-        raise UsageError(f"a nonce has {NONCE_BYTES} bytes ({2 * NONCE_BYTES} hexadecimal digits), not {len(nonce)}")
+        raise UsageError(
+            f"a nonce has {NONCE_BYTES} bytes ({2 * NONCE_BYTES} hexadecimal digits), not {len(nonce)}"
+        )
     return nonce
 
 
