@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from auditor.pipeline.subject import View
 
-__all__ = ["LADDER", "Encoding", "Rung", "climb", "invert"]
+__all__ = ["LADDER", "Encoding", "Reached", "Rung", "climb", "invert"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,24 @@ class Rung:
 LADDER = (Rung(0, 0, 8), Rung(1, 0, 8), Rung(5, 8, 4), Rung(20, 16, 2))
 """Shares add up to 1."""
 
+
+@dataclass(frozen=True)
+class Reached:
+    """Where a picture got to on the ladder.
+
+    Attributes:
+        detection: its best, corrected for the share of its rung; ``details`` names steps and rounds.
+        latents: as inverted there, float32 (C, h, w).
+        rung: where that was.
+    """
+
+    detection: Detection
+    latents: NDArray[np.float32]
+    rung: Rung
+
+
 Test = Callable[["NDArray[np.float32]"], Detection]
+"""From one picture's latents (C, h, w) to what they say."""
 
 
 class Encoding:
@@ -114,7 +131,7 @@ def invert(
 
 def climb(
     view: View, images: Tensor, test: Test, alpha: float, ladder: Sequence[Rung] = LADDER, batch: int = 32
-) -> list[Detection]:
+) -> list[Reached]:
     """Tests pictures on the ladder, each until its mark is found.
 
     Args:
@@ -126,26 +143,25 @@ def climb(
         batch: pictures at a time.
 
     Returns:
-        For each picture the smallest p-value of the rungs it visited, divided by the rung's share. ``details`` names
-        the rung.
+        For each picture the smallest p-value of the rungs it visited, divided by the rung's share.
     """
-    found: list[Detection] = []
+    found: list[Reached] = []
     for start in range(0, len(images), batch):
         found += _climb(view, images[start : start + batch], test, alpha, ladder)
     return found
 
 
-def _climb(view: View, images: Tensor, test: Test, alpha: float, ladder: Sequence[Rung]) -> list[Detection]:
-    best: dict[int, Detection] = {}
+def _climb(view: View, images: Tensor, test: Test, alpha: float, ladder: Sequence[Rung]) -> list[Reached]:
+    best: dict[int, Reached] = {}
     left = list(range(len(images)))
     encoding = Encoding(view, images)
     for rung in ladder:
         noise = _noise(view, encoding.refined(rung.rounds), rung.steps)
         for row, latents in zip(left, noise, strict=True):
             detection = test(latents).corrected(rung.looks).noting(steps=rung.steps, rounds=rung.rounds)
-            if row not in best or detection.p_value < best[row].p_value:
-                best[row] = detection
-        staying = [i for i, row in enumerate(left) if best[row].p_value > alpha]
+            if row not in best or detection.p_value < best[row].detection.p_value:
+                best[row] = Reached(detection, latents, rung)
+        staying = [i for i, row in enumerate(left) if best[row].detection.p_value > alpha]
         if not staying:
             break
         encoding.keep(staying)

@@ -71,6 +71,7 @@ def trace(
     *,
     alpha: float,
     accuse: float,
+    looks: int = 1,
 ) -> Trace:
     """Compares a picture with users.
 
@@ -82,6 +83,7 @@ def trace(
         users: their names, all different.
         alpha: level of detection.
         accuse: level of accusation, for all users together.
+        looks: how many inversions the latents are the best of.
 
     Raises:
         UsageError: no user, or the same one twice, or a scheme that carries no payload to trace by.
@@ -99,7 +101,7 @@ def trace(
     first = order[0]
     sharing = tuple(users[i] for i in order[1:] if payloads[i] == payloads[first])
     rest = [found[i].deviations for i in order[1:] if payloads[i] != payloads[first]]
-    p = min(1.0, found[first].bound * len(users))
+    p = min(1.0, found[first].bound * len(users) * looks)
     guilty = detection.p_value <= alpha and p <= accuse and not sharing
     return Trace(
         users=len(users),
@@ -108,5 +110,5 @@ def trace(
         margin=found[first].deviations - max(rest, default=0.0),
         sharing=sharing,
         accused=users[first] if guilty else None,
-        floor=min(1.0, 2.0 ** -min(rows.shape[1], 1000) * len(users)),
+        floor=min(1.0, 2.0 ** -min(rows.shape[1], 1000) * len(users) * looks),
     )
