@@ -100,6 +100,10 @@ class Detection:
             tails={method: min(1.0, p * looks) for method, p in self.tails.items()},
         )
 
+    def noting(self, **details: JsonValue) -> Detection:
+        """The same detection with more details."""
+        return replace(self, details={**self.details, **details})
+
     def document(self) -> dict[str, JsonValue]:
         """The same fields for every scheme, as JSON values; never anything of the key."""
         return {

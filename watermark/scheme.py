@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeAlias
 
@@ -125,6 +126,25 @@ class LatentScheme(ABC):
         Raises:
             UsageError: latents that are not finite, constant or not three-dimensional, or as :meth:`capacity`.
         """
+
+    def fingerprints(
+        self, latents: FloatArray, key: MasterKey, nonce: bytes, payloads: Sequence[bytes]
+    ) -> FloatArray:
+        """Signs times values (U, m) in which payloads that were drawn at random are told apart.
+
+        The signs of one payload are independent of those of another, so that the sum of a row is a sum of fair signs
+        for everybody whose payload is not in the picture.
+
+        Args:
+            latents: as :func:`checked_latents` has them.
+            key: the master key.
+            nonce: of the picture.
+            payloads: U of them, as long as the latents hold.
+
+        Raises:
+            UsageError: the scheme carries no payload.
+        """
+        raise UsageError(f"{self.id} carries no payload, so that nobody can be traced by it")
 
 
 def checked_latents(latents: Any) -> FloatArray:

@@ -3,9 +3,9 @@
 Group j of the values ``w`` carries one bit b_j, so that its signs are ``b_j s_i`` with ``s`` fixed by the key. For a
 tilt ``l``, ``prod_i exp(l b_j s_i w_i) / cosh(l w_i)`` has mean 1 over fair signs whatever ``w`` and ``b`` are, and so
 has its average over both bits, ``cosh(l p_j) / prod_i cosh(l w_i)`` with ``p_j = sum_i s_i w_i``. The product over
-groups, averaged over a few tilts fixed beforehand, is an e-value: one over it is a p-value (Markov's inequality; V. Vovk
-and R. Wang, Annals of Statistics 49, 2021), with nothing to pay for the number of words, and no vote whose ties could
-favour a bit.
+groups, averaged over a few tilts fixed beforehand, is an e-value: one over it is a p-value (by Markov's inequality; V.
+Vovk and R. Wang, Annals of Statistics 49, 2021), with nothing to pay for the number of words, and no vote whose ties
+could favour a bit.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,14 @@ class GaussianShading(LatentScheme):
         flat = values.ravel()
         best = max(tried, key=lambda nonce: _strength(key, nonce, flat, held, given))
         return self._tested(key, best, flat, held, given, seed).corrected(len(tried))
+
+    def fingerprints(
+        self, latents: FloatArray, key: MasterKey, nonce: bytes, payloads: Sequence[bytes]
+    ) -> FloatArray:
+        """See :meth:`LatentScheme.fingerprints`: one soft value a bit."""
+        carrying, _ = _agreeing(key, nonce, latents.ravel(), self.capacity(latents.shape))
+        words = np.unpackbits(np.frombuffer(b"".join(payloads), dtype=np.uint8)).reshape(len(payloads), -1)
+        return np.asarray((2.0 * words - 1) * carrying.sum(axis=1), dtype=np.float64)
 
     def _tested(
         self, key: MasterKey, nonce: bytes, flat: FloatArray, held: Capacity, given: bytes | None, seed: int

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -165,6 +166,15 @@ class TailSign(LatentScheme):
         best = min(tried, key=lambda short: self._bound(key, layout, flat, short, given))
         return self._tested(key, layout, flat, best, given, blind=False, seed=seed).corrected(len(tried))
 
+    def fingerprints(
+        self, latents: FloatArray, key: MasterKey, nonce: bytes, payloads: Sequence[bytes]
+    ) -> FloatArray:
+        """See :meth:`LatentScheme.fingerprints`: the third part of the body, with signs of each payload's own."""
+        layout = layout_of(latents.shape)
+        short = nonce[: layout.nonce_bits // 8]
+        marked = _tails(key, layout, latents.ravel(), short)[layout.known + layout.payload :]
+        return np.stack([marked * _fingerprint(key, layout, short, payload) for payload in payloads])
+
     def _bound(
         self, key: MasterKey, layout: Layout, flat: FloatArray, short: bytes, given: bytes | None
     ) -> float:
@@ -208,9 +218,10 @@ def _evidence(
     key: MasterKey, layout: Layout, flat: FloatArray, short: bytes, given: bytes | None, blind: bool
 ) -> tuple[FloatArray, tuple[int, ...], bytes]:
     """Signs times values for a nonce, the prefixes of them to test, and the payload as given or read."""
-    header, body = _places(key, layout)
-    tails = flat[body][tail_positions(layout.body, key.stream("tails", short))]
-    known, carrying, marked = _split(tails, layout)
+    header, _ = _places(key, layout)
+    known, carrying, marked = np.split(
+        _tails(key, layout, flat, short), [layout.known, layout.known + layout.payload]
+    )
     white = _white(key, layout, short)
     word = given
     if word is None:
@@ -245,17 +256,19 @@ def _body_signs(
     white = _white(key, layout, short)
     bits = np.unpackbits(np.frombuffer(word, dtype=np.uint8))
     carrying = _payload_code(key, layout).encode(bits) * white[layout.known :]
-    return white[: layout.known], carrying, fingerprint_signs(key, layout, short, word)
+    return white[: layout.known], carrying, _fingerprint(key, layout, short, word)
 
 
-def fingerprint_signs(key: MasterKey, layout: Layout, short: bytes, word: bytes) -> FloatArray:
+def _fingerprint(key: MasterKey, layout: Layout, short: bytes, word: bytes) -> FloatArray:
     """Signs (fingerprint,) that a payload fixes under one nonce; those of any other payload are independent of them."""
     return key.stream(f"fingerprint|{word.hex()}", short).signs(layout.fingerprint)
 
 
-def _split(tails: FloatArray, layout: Layout) -> tuple[FloatArray, FloatArray, FloatArray]:
-    known, carrying, marked = np.split(tails, [layout.known, layout.known + layout.payload])
-    return known, carrying, marked
+def _tails(key: MasterKey, layout: Layout, flat: FloatArray, short: bytes) -> FloatArray:
+    """Values of the tails: those that are known, those that carry the payload, and its fingerprint."""
+    _, body = _places(key, layout)
+    found: FloatArray = flat[body][tail_positions(layout.body, key.stream("tails", short))]
+    return found
 
 
 def _white(key: MasterKey, layout: Layout, short: bytes) -> FloatArray:
