@@ -1,8 +1,10 @@
 """The smallest QR code with the strongest correction: 21x21 modules, version 1, level H, seven bytes (ISO/IEC 18004).
 
-Check bytes are those of a Reed-Solomon code over GF(256) modulo x^8 + x^4 + x^3 + x^2 + 1, whose generator has the roots
-2^0 to 2^16. Of its 441 modules, 208 depend on what it says: 26 bytes, of which 9 are data and 17 checks. The others are the same in
+Of its 441 modules, 208 depend on what it says: 26 bytes, of which 9 are data and 17 checks. The others are the same in
 every such code. A mark carries the 208 alone; the others are drawn around them when somebody wants to look.
+
+Check bytes are those of a Reed-Solomon code over GF(256) modulo x^8 + x^4 + x^3 + x^2 + 1, whose generator has the
+roots 2^0 to 2^16.
 """
 
 from __future__ import annotations
@@ -64,8 +66,8 @@ def read_soft(soft: FloatArray) -> bytes:
     """What the modules say, where it is known how sure each is: much further down than a reader of dark and light gets.
 
     The 56 surest modules that say independent things are taken as they look, then with any one or two of them turned
-    over, and of all these codes the one is taken that agrees best with all modules (ordered statistics; M. Fossorier and
-    S. Lin, IEEE Transactions on Information Theory 41, 1995).
+    over, and of all these codes the one is taken that agrees best with all modules (ordered statistics; M. Fossorier
+    and S. Lin, IEEE Transactions on Information Theory 41, 1995).
 
     Args:
         soft: (208,), positive for dark, larger for surer.
@@ -78,11 +80,9 @@ def read_soft(soft: FloatArray) -> bytes:
     # What agreement changes by where a module is turned over: less, where it was seen that way.
     change = np.where(start == seen, -sureness, sureness)
     flips = _flips()
-    turned = (
-        reduced[flips[:, 0]] ^ np.where((flips[:, 1] >= 0)[:, None], reduced[flips[:, 1]], False)
-    ) @ change
-    best = int(turned.argmax())
-    chosen = (seen ^ fixed)[pivots]
+    second = np.where((flips[:, 1] >= 0)[:, None], reduced[flips[:, 1]], False)
+    turned = (reduced[flips[:, 0]] ^ second) @ change
+    best, chosen = int(turned.argmax()), (seen ^ fixed)[pivots]
     if turned[best] > 0:
         for flip in flips[best][flips[best] >= 0]:
             chosen[flip] ^= True

@@ -75,10 +75,8 @@ class Spectrum:
         """
         bands = np.rint(self.radii).astype(np.int64)
         members = np.eye(int(bands.max()) + 1)[bands]
-        power = np.tensordot(np.square(values).mean(axis=-3), members, axes=2) / np.maximum(
-            members.sum(axis=(0, 1)), 1
-        )
-        scale = np.sqrt(power + _STEADY)[..., bands]
+        power = np.tensordot(np.square(values).mean(axis=-3), members, axes=2)
+        scale = np.sqrt(power / np.maximum(members.sum(axis=(0, 1)), 1) + _STEADY)[..., bands]
         return np.asarray(values / scale[..., None, :, :])
 
     @property

@@ -110,7 +110,7 @@ class Hsqr(LatentScheme):
     goal = "Mark starting noise by a QR code of seven bytes in its spectrum, under a secret mask."
     refs = ("S. Lee and N. I. Cho, Semantic Watermarking Reinvented (SFW), ICCV 2025, arXiv 2509.07647",)
     limits = (
-        "Pictures of one key and payload have the same pattern, which an average of many gives away and any one of them "
+        "Pictures of one key and payload have the same pattern, which an average of many gives away and each of them "
         "lets forge. Lost when the picture is turned or rescaled and this is not undone first."
     )
 

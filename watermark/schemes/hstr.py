@@ -81,15 +81,15 @@ class Hstr(LatentScheme):
     """Rings with a real and an imaginary height, and a field with a value of its own in every cell.
 
     The imaginary part changes its sign from one half of the spectrum to the other, as the transform of a real plane
-    must. Where latents are large, the mark lies in the middle of them alone and is whole after a crop of the margin. All
-    heights and values are one vector of normals, whose direction is what a key chooses; see ``tree_ring``.
+    must. Where latents are large, the mark lies in the middle of them alone and is whole after a crop of the margin.
+    All heights and values are one vector of normals, whose direction is what a key chooses; see ``tree_ring``.
     """
 
     id = "hstr"
     goal = "Mark starting noise by complex rings and a secret field in the spectrum of its middle."
     refs = ("S. Lee and N. I. Cho, Semantic Watermarking Reinvented (SFW), ICCV 2025, arXiv 2509.07647",)
     limits = (
-        "Every picture of a key has the same pattern, which an average of many gives away and any one of them lets "
+        "Every picture of a key has the same pattern, which an average of many gives away and each of them lets "
         "forge. Says only present or absent. The field is lost when the picture is turned."
     )
 

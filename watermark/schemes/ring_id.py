@@ -93,9 +93,9 @@ class RingId(LatentScheme):
     """The signs of eight rings carry the payload, under a secret mask; the other rings have secret signs.
 
     As published, a picture is marked where it is near any of 2,048 patterns of signs, and no key can then be told from
-    another with a p-value below one in 2,048. Here what is tested are the signs of the field in the first channel, which
-    are many, and of the rings that carry no bit; where the payload is known, of all rings. Magnitudes in the field and
-    the imaginary parts of rings are fresh for every picture.
+    another with a p-value below one in 2,048. Here what is tested are the signs of the field in the first channel,
+    which are many, and of the rings that carry no bit; where the payload is known, of all rings. Magnitudes in the
+    field and the imaginary parts of rings are fresh for every picture.
     """
 
     id = "ring_id"
@@ -104,7 +104,7 @@ class RingId(LatentScheme):
     )
     refs = ("H. Ci et al., RingID, ECCV 2024, arXiv 2404.14055",)
     limits = (
-        "Pictures of one key and payload have the same pattern, which an average of many gives away and any one of them "
+        "Pictures of one key and payload have the same pattern, which an average of many gives away and each of them "
         "lets forge. Only the rings survive when the picture is turned: 8 bits, and no p-value below 2**-8 for them."
     )
 

@@ -93,7 +93,7 @@ class TreeRing(LatentScheme):
     goal = "Mark starting noise by rings in its spectrum, which survive when the picture is turned."
     refs = ("Y. Wen et al., Tree-Ring Watermarks, NeurIPS 2023, arXiv 2305.20030",)
     limits = (
-        "Every picture of a key has the same pattern, which an average of many gives away and any one of them lets "
+        "Every picture of a key has the same pattern, which an average of many gives away and each of them lets "
         "forge. Says only present or absent. Lost under crops and rescaling that are not undone first."
     )
 
