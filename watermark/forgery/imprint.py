@@ -18,7 +18,7 @@ from watermark.forgery.forged import Forged
 if TYPE_CHECKING:
     from auditor.pipeline.subject import View
 
-__all__ = ["imprinted", "lifted"]
+__all__ = ["approached", "imprinted", "lifted"]
 
 
 def imprinted(
@@ -50,22 +50,46 @@ def imprinted(
     """
     if cover.shape != marked.shape:
         raise UsageError("each marked picture takes one cover of the same size")
-    denoiser, calls = Denoiser(view.components), view.denoiser.calls
+    denoiser = Denoiser(view.components)
     condition = view.encode_prompt([""] * len(cover))
     if view.components.kind.guidance_distilled:
         condition = condition.told(1.0)
     with torch.no_grad():
         aim = sign * lifted(denoiser, view.encode_image(marked), condition, inversion_steps)
-    latents = view.encode_image(cover).clone().requires_grad_()
+    found = approached(
+        denoiser,
+        view.encode_image(cover),
+        aim,
+        condition,
+        rounds=rounds,
+        rate=rate,
+        inversion_steps=inversion_steps,
+    )
+    # The denoiser's own count has forward passes alone; a gradient costs twice as much.
+    spent = denoiser.calls + 2 * rounds * inversion_steps * len(cover)
+    return Forged(view.decode(found), spent, len(marked))
+
+
+def approached(
+    denoiser: Denoiser,
+    clean: Tensor,
+    aim: Tensor,
+    condition: Conditioning,
+    *,
+    rounds: int,
+    rate: float,
+    inversion_steps: int,
+) -> Tensor:
+    """Clean latents (B, C, h, w) whose inverted noise is nearer to ``aim``, by Adam; rows do not mix."""
+    latents = clean.detach().clone().requires_grad_()
     optimiser = torch.optim.Adam([latents], lr=rate)
     for _ in range(rounds):
         with torch.enable_grad():
             loss = (lifted(denoiser, latents, condition, inversion_steps) - aim).square().mean(dim=(1, 2, 3))
-            # Adam's steps do not depend on the scale of a row's gradient, so that rows do not mix.
+            # Adam's steps do not depend on the scale of a value's gradient, so that a sum over rows will do.
             (latents.grad,) = torch.autograd.grad(loss.sum(), latents)
         optimiser.step()
-    spent = 3 * rounds * inversion_steps * len(cover) + inversion_steps * len(cover)
-    return Forged(view.decode(latents.detach()), view.denoiser.calls - calls + spent, len(marked))
+    return latents.detach()
 
 
 def lifted(denoiser: Denoiser, clean: Tensor, condition: Conditioning, steps: int) -> Tensor:

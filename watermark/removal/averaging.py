@@ -48,6 +48,8 @@ def averaging(marked: Tensor, clean: Tensor) -> Removal:
         grid=(1, 2),
         least=0,
         most=10,
-        refs=("P. Yang et al., Can Simple Averaging Defeat Modern Watermarks?, NeurIPS 2024, arXiv 2406.09026",),
+        refs=(
+            "P. Yang et al., Can Simple Averaging Defeat Modern Watermarks?, NeurIPS 2024, arXiv 2406.09026",
+        ),
         effect=effect,
     )

@@ -51,11 +51,15 @@ def test_resizing_is_bicubic_with_antialiasing():
 
 @pytest.mark.parametrize("sigma", [0.5, 2, 8])
 def test_blur_is_gaussian(sigma):
-    check("blur", sigma, ndimage.gaussian_filter(unit(pictures()), (0, 0, sigma, sigma), mode="nearest"), 1e-5)
+    check(
+        "blur", sigma, ndimage.gaussian_filter(unit(pictures()), (0, 0, sigma, sigma), mode="nearest"), 1e-5
+    )
 
 
 def test_median_is_over_a_square():
-    expected = [[ndimage.median_filter(plane, 5, mode="nearest") for plane in image] for image in unit(pictures())]
+    expected = [
+        [ndimage.median_filter(plane, 5, mode="nearest") for plane in image] for image in unit(pictures())
+    ]
     check("median", 5, np.array(expected))
     with pytest.raises(UsageError, match="odd"):
         SIGNAL["median"].apply(pictures(), 4, SEEDS)

@@ -21,7 +21,9 @@ def test_what_is_written_is_read_back_and_nothing_else_changes(height, width):
     np.testing.assert_allclose(spectrum.read(written), values, atol=1e-12)
     np.testing.assert_allclose(spectrum.write(written, spectrum.read(planes)), planes, atol=1e-12)
     other = [0, *([width // 2] if width % 2 == 0 else [])]
-    np.testing.assert_allclose(np.fft.rfft2(written)[..., other], np.fft.rfft2(planes)[..., other], atol=1e-10)
+    np.testing.assert_allclose(
+        np.fft.rfft2(written)[..., other], np.fft.rfft2(planes)[..., other], atol=1e-10
+    )
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
@@ -95,7 +97,9 @@ def test_the_tail_of_a_cosine_by_simulation_and_at_its_ends():
 
 def test_levelling_brings_every_band_to_one_size():
     spectrum = Spectrum(32, 32)
-    values = spectrum.read(np.random.default_rng(5).normal(size=(2, 32, 32))) * (1 + 100 * (spectrum.radii < 3))
+    values = spectrum.read(np.random.default_rng(5).normal(size=(2, 32, 32))) * (
+        1 + 100 * (spectrum.radii < 3)
+    )
     levelled = spectrum.levelled(values)
     for radius in (2, 7, 12):
         band = np.rint(spectrum.radii) == radius
