@@ -142,9 +142,9 @@ class LatentScheme(ABC):
             payloads: U of them, as long as the latents hold.
 
         Raises:
-            UsageError: the scheme carries no payload.
+            UsageError: the scheme tells no payloads apart.
         """
-        raise UsageError(f"{self.id} carries no payload, so that nobody can be traced by it")
+        raise UsageError(f"{self.id} tells no users apart; mark with tail_sign to trace them")
 
 
 def checked_latents(latents: Any) -> FloatArray:
