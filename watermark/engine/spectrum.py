@@ -81,7 +81,7 @@ class Spectrum:
 
     @property
     def _down(self) -> FloatArray:
-        return np.fft.fftfreq(self.height, 1 / self.height)
+        return np.asarray(np.fft.fftfreq(self.height, 1 / self.height), dtype=np.float64)
 
     @property
     def _across(self) -> FloatArray:
@@ -91,4 +91,4 @@ class Spectrum:
     def _centring(self) -> NDArray[np.complex128]:
         rows = self._down * (self.height - 1) / (2 * self.height)
         columns = self._across * (self.width - 1) / (2 * self.width)
-        return np.exp(2j * np.pi * (rows[:, None] + columns))
+        return np.asarray(np.exp(2j * np.pi * (rows[:, None] + columns)), dtype=np.complex128)

@@ -208,7 +208,7 @@ def _with_word(carrying: FloatArray, known: FloatArray, word: bytes) -> Agreemen
 
 def _modules(word: bytes) -> FloatArray:
     """Modules (208,) of a code as signs, dark ones 1."""
-    return 2.0 * qr.modules_of(word) - 1
+    return 2 * qr.modules_of(word).astype(np.float64) - 1
 
 
 def _agreeing(key: MasterKey, layout: Layout, latents: FloatArray) -> tuple[FloatArray, FloatArray]:

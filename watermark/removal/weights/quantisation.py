@@ -36,4 +36,5 @@ def _rounded(weight: Tensor, bits: int) -> Tensor:
     rows = weight.float().flatten(1)
     scale = rows.abs().amax(dim=1, keepdim=True) / levels
     whole = torch.where(scale > 0, rows / scale, torch.zeros_like(rows)).round()
-    return (whole * scale).view_as(weight)
+    rounded: Tensor = (whole * scale).view_as(weight)
+    return rounded
