@@ -5,13 +5,15 @@ register under a mask. Masks are secret, differ within a stage and all contain t
 17 bits or more are then the same function of the bits, so that over random words any two signs are independent: means
 and covariances of many words give nothing away, unlike those of a code that repeats its bits.
 
-Decoding is Viterbi's on the ring, begun some way before its start and ended as far behind (H. Ma and J. Wolf, IEEE
-Transactions on Communications 34, 1986). The metric of all registers at one stage is one fast Walsh-Hadamard transform.
+Decoding finds the best word of all: Viterbi's algorithm from each state of the register at once, round the ring and back
+to where it began (H. Ma and J. Wolf, IEEE Transactions on Communications 34, 1986). The metric of all registers at one
+stage is one fast Walsh-Hadamard transform.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +29,6 @@ _MEMORY = 8
 _STATES = 1 << _MEMORY
 MOST_SIGNS = _STATES
 """Masks that contain the newest bit: the most signs that one bit can have."""
-_OVERLAP = 6 * (_MEMORY + 1)
 
 
 @dataclass(frozen=True)
@@ -63,24 +64,19 @@ class Trellis:
         return 1 - 2 * _parity(self.masks & np.asarray(register)[:, None]).astype(np.float64).ravel()
 
     def decode(self, soft: FloatArray) -> BitArray:
-        """The word (bits,) whose signs agree best with soft values (bits * signs a bit,).
-
-        Of largest ``sum sign_i soft_i``, but for rare words that only an exhaustive search over the ring would find.
-        """
-        bits = len(self.masks)
+        """The word (bits,) whose signs agree best with soft values: of largest ``sum sign_i soft_i``."""
         metrics = self._metrics(soft.reshape(self.masks.shape))
-        ring = [t % bits for t in range(-_OVERLAP, bits + _OVERLAP)]
-        best, older = np.zeros(_STATES), np.empty((len(ring), _STATES), dtype=bool)
-        for step, t in enumerate(ring):
-            # A state is what the last eight bits are; it is reached from the two that differ in the bit before.
-            reached = np.repeat(best.reshape(2, -1), 2, axis=1) + metrics[t].reshape(2, -1)
-            older[step] = reached[1] > reached[0]
+        start = int(_from_every_state(metrics).argmax())
+        best, older = np.full(_STATES, -np.inf), np.empty((len(metrics), _STATES), dtype=bool)
+        best[start] = 0
+        for t, metric in enumerate(metrics):
+            reached = _reached(best, metric)
+            older[t] = reached[1] > reached[0]
             best = reached.max(axis=0)
-        word, state = np.empty(bits, dtype=np.uint8), int(best.argmax())
-        for step in range(len(ring) - 1, _OVERLAP - 1, -1):
-            if step < _OVERLAP + bits:
-                word[ring[step]] = state & 1
-            state = (state | int(older[step, state]) << _MEMORY) >> 1
+        word, state = np.empty(len(metrics), dtype=np.uint8), start
+        for t in range(len(metrics) - 1, -1, -1):
+            word[t] = state & 1
+            state = (state | int(older[t, state]) << _MEMORY) >> 1
         return word
 
     def _metrics(self, soft: FloatArray) -> FloatArray:
@@ -89,6 +85,20 @@ class Trellis:
         at_mask = np.zeros((bits, 2 * _STATES))
         np.add.at(at_mask, (np.arange(bits)[:, None], self.masks), soft)
         return _walsh_hadamard(at_mask)
+
+
+def _from_every_state(metrics: FloatArray) -> FloatArray:
+    """The best metric round the ring (states,) from each state back to itself."""
+    best = np.where(np.eye(_STATES, dtype=bool), np.float32(0), np.float32(-np.inf))
+    for metric in metrics.astype(np.float32):
+        best = _reached(best, metric).max(axis=-2)
+    return np.asarray(best.diagonal(), dtype=np.float64)
+
+
+def _reached(best: NDArray[Any], metric: NDArray[Any]) -> NDArray[Any]:
+    """Metrics (..., 2, states) of reaching each state from the two that differ in the bit that leaves the register."""
+    halves = best.reshape(*best.shape[:-1], 2, _STATES // 2)
+    return np.asarray(np.repeat(halves, 2, axis=-1) + metric.reshape(2, _STATES))
 
 
 def _walsh_hadamard(rows: FloatArray) -> FloatArray:
