@@ -91,11 +91,12 @@ def trace(
     if not users or len(set(users)) < len(users):
         raise UsageError("tracing needs users, each of them once")
     values = checked_latents(latents)
-    bits = scheme.capacity(values.shape).payload_bits
-    if not bits or detection.nonce is None:
+    held = scheme.capacity(values.shape)
+    bits = held.payload_bits
+    if not bits or (held.nonce_bits and detection.nonce is None):
         raise UsageError(f"{scheme.id} carries no payload at this size, so that nobody can be traced")
     payloads = [user_payload(key, user, bits) for user in users]
-    rows = scheme.fingerprints(values, key, detection.nonce, payloads)
+    rows = scheme.fingerprints(values, key, detection.nonce or b"", payloads)
     found = [agreement(row) for row in rows]
     order = sorted(range(len(users)), key=lambda i: -found[i].deviations)
     first = order[0]

@@ -18,7 +18,7 @@ from watermark.detection import Detection, Method
 from watermark.engine import qr
 from watermark.engine.mixture import word_evidence
 from watermark.engine.spectrum import Spectrum
-from watermark.engine.sums import Agreement, agreement
+from watermark.engine.sums import DRAWS, Agreement, agreement
 from watermark.engine.window import Window
 from watermark.keys import KEY_BYTES, MasterKey
 from watermark.scheme import (
@@ -32,6 +32,7 @@ from watermark.scheme import (
     checked_payload,
     sign_safe,
 )
+from watermark.tails import random_signs, rank_p, settle
 
 __all__ = ["Hsqr", "Layout", "layout_of"]
 
@@ -41,6 +42,8 @@ _WANTED = 1764
 """Coordinates of the published code: 42 by 42."""
 _READ = 0.01
 """Share of the level of the arm that reads the code: its p-values are tiny or nothing, whatever it pays."""
+_TILT = 0.16
+"""Mean of sign times value at which ranks are sharpest; a likelihood ratio to the second order."""
 _WORDS = 2.0 ** (8 * qr.CAPACITY)
 
 
@@ -148,6 +151,8 @@ class Hsqr(LatentScheme):
         seed: int = 0,
     ) -> Detection:
         """See :meth:`LatentScheme.detect`. The mark does not hang on the nonce, so that a log of them adds nothing."""
+        for nonce in nonces:
+            checked_nonce(nonce)
         values = checked_latents(latents)
         layout, held = layout_of(values.shape), self.capacity(values.shape)
         carrying, known = _agreeing(key, layout, values)
@@ -193,13 +198,26 @@ def _unknown(carrying: FloatArray, known: FloatArray, read: float, seed: int) ->
         read: bound on the chance that one code agrees as well as the one that was read.
         seed: of random keys.
     """
-    evidence = word_evidence(carrying, known)
-    p, method = evidence.settled(seed)
     any_code = min(1.0, _WORDS / _READ * read)
-    blind = math.exp(-max(evidence.log_e, 0.0)) / (1 - _READ)
-    bound = min(1.0, blind, any_code)
-    p /= 1 - _READ
-    return (any_code, Method.CERTIFIED, bound) if any_code < p else (min(1.0, p), method, bound)
+    blind = min(1.0, math.exp(-max(word_evidence(carrying, known).log_e, 0.0)) / (1 - _READ))
+    p, method = settle(blind, lambda: _ranked(carrying, known, np.random.default_rng(seed)) / (1 - _READ))
+    bound = min(blind, any_code)
+    return (any_code, Method.CERTIFIED, bound) if any_code < p else (p, method, bound)
+
+
+def _ranked(carrying: FloatArray, known: FloatArray, rng: np.random.Generator) -> float:
+    """The rank of how well copies agree, among random signs."""
+
+    def strength(agreeing: NDArray[np.floating]) -> FloatArray:
+        split = carrying.size
+        soft = agreeing[:, :split].reshape(-1, *carrying.shape).sum(axis=2)
+        return np.asarray(
+            agreeing[:, split:].sum(axis=1) + _TILT / 2 * np.square(soft).sum(axis=1), np.float64
+        )
+
+    values = np.concatenate([carrying.ravel(), known]).astype(np.float32)
+    drawn = [strength(signs * values) for signs in random_signs(DRAWS, len(values), rng)]
+    return rank_p(float(strength(values[None])[0]), np.concatenate(drawn))
 
 
 def _with_word(carrying: FloatArray, known: FloatArray, word: bytes) -> Agreement:

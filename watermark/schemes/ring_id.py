@@ -142,6 +142,8 @@ class RingId(LatentScheme):
         seed: int = 0,
     ) -> Detection:
         """See :meth:`LatentScheme.detect`. The mark does not hang on the nonce, so that a log of them adds nothing."""
+        for nonce in nonces:
+            checked_nonce(nonce)
         values = checked_latents(latents)
         layout, held = layout_of(values.shape), self.capacity(values.shape)
         field, ringed = _found(layout, values)

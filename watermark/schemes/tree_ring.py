@@ -128,6 +128,8 @@ class TreeRing(LatentScheme):
         seed: int = 0,
     ) -> Detection:
         """See :meth:`LatentScheme.detect`. The mark does not hang on the nonce, so that a log of them adds nothing."""
+        for nonce in nonces:
+            checked_nonce(nonce)
         values = checked_latents(latents)
         layout, held = layout_of(values.shape), self.capacity(values.shape)
         checked_payload(payload or b"", held)
