@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +21,25 @@ from auditor.errors import UsageError
 from watermark.detection import Detection
 from watermark.scheme import Shape
 
-__all__ = ["Change", "Registered", "cuts", "mirrors", "search", "turns", "undone", "zooms"]
+__all__ = [
+    "Change",
+    "Registered",
+    "candidates",
+    "cuts",
+    "mirrors",
+    "search",
+    "searching",
+    "turns",
+    "undone",
+    "zooms",
+]
 
 FloatArray = NDArray[np.float64]
+Test = Callable[[Any], Detection]
+"""From one picture's latents (C, h, w) to what they say."""
+
+_ANGLE = 3.0
+_AREAS = (0.9, 0.75, 0.5)
 
 
 @dataclass(frozen=True)
@@ -119,9 +136,7 @@ def undone(planes: FloatArray, change: Change, height: int, width: int) -> Float
     )
 
 
-def search(
-    latents: FloatArray, test: Callable[[FloatArray], Detection], shape: Shape, changes: Sequence[Change]
-) -> Registered:
+def search(latents: FloatArray, test: Test, shape: Shape, changes: Sequence[Change]) -> Registered:
     """Tests every candidate.
 
     Args:
@@ -152,3 +167,37 @@ def search(
         raise UsageError("no candidate leaves anything of the picture to test")
     told = best.detection.corrected(len(changes)).noting(registration=best.change.document())
     return Registered(best.change, told, best.latents)
+
+
+def candidates(shape: Shape, found: Shape) -> list[Change]:
+    """What is tried on latents of which nothing is known, as this project declares it.
+
+    Smaller latents: every place within ``shape``. Latents of the same size: turns by three degrees, the mirror image,
+    and three quarters, nine tenths and half of the area scaled up, at every place a latent apart.
+
+    Raises:
+        UsageError: latents larger than ``shape``, or of other channels.
+    """
+    if found[0] != shape[0] or found[1] > shape[1] or found[2] > shape[2]:
+        raise UsageError(f"latents of {found} cannot be a part of marked latents of {shape}")
+    if found != shape:
+        return cuts(shape, found)
+    return [*turns(_ANGLE), Change(mirrored=True), *zooms(shape, _AREAS)]
+
+
+def searching(test: Test, shape: Shape) -> Test:
+    """A test that searches as well, each way at half of the level.
+
+    Args:
+        test: what latents of ``shape`` say.
+        shape: (C, h, w) of the latents as they are marked.
+    """
+
+    def both(latents: Any) -> Detection:
+        found = search(latents, test, shape, candidates(shape, latents.shape)).detection
+        if latents.shape != shape:
+            return found
+        plain = test(latents)
+        return min(plain.corrected(2), found.corrected(2), key=lambda detection: detection.p_value)
+
+    return both
