@@ -129,7 +129,7 @@ def stress(
         progress: told how many rows are done.
 
     Raises:
-        UsageError: a level that the scheme cannot reach at this size, so that no rate would say anything, or as attacks.
+        UsageError: a level out of the scheme's reach at this size, of which no rate says anything, or as attacks.
     """
     rows, total = [_row(view, scheme, marked, "none", 0.0, marked.images, alpha, register)], 1 + len(attacks)
     seeds = [seed + i for i in range(len(marked.images))]
