@@ -32,7 +32,7 @@ from watermark.scheme import (
 __all__ = ["Hstr", "Layout", "layout_of"]
 
 _LEAST_SIDE = 12
-_OUTER = 10
+_INNER, _OUTER = 2, 10
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def layout_of(shape: Shape) -> Layout:
         )
     window = Window.of(height, width)
     shorter = min(window.height, window.width)
-    rings = Rings(Spectrum(window.height, window.width), 1, min(_OUTER, (shorter - 1) // 2 - 1))
+    rings = Rings(Spectrum(window.height, window.width), _INNER, min(_OUTER, (shorter - 1) // 2))
     return Layout(window, rings)
 
 

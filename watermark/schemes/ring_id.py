@@ -78,7 +78,7 @@ def layout_of(shape: Shape) -> Layout:
         raise UsageError(
             f"ring_id needs latents of {_LEAST_SIDE}x{_LEAST_SIDE} or more, not {height}x{width}"
         )
-    inner = 1 if shorter < _SMALL_SIDE else _INNER
+    inner = 2 if shorter < _SMALL_SIDE else _INNER
     rings = Rings(Spectrum(height, width), inner, min(_OUTER, (shorter - 1) // 2))
     wanted = math.ceil((_PAYLOAD_BITS + 1) / rings.count)
     if channels < wanted + 1:

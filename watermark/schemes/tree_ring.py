@@ -32,7 +32,8 @@ from watermark.scheme import (
 __all__ = ["Layout", "TreeRing", "layout_of"]
 
 _LEAST_SIDE = 8
-_OUTER = 10
+_INNER, _OUTER = 2, 10
+"""The innermost ring is left out: inverted latents keep too much of the picture's own shading there."""
 _DIMENSIONS = 20
 """Rings wanted in all: with these a cosine of 0.9 has a p-value of one in ten million."""
 
@@ -62,7 +63,7 @@ class Layout:
 
 @lru_cache(maxsize=16)
 def layout_of(shape: Shape) -> Layout:
-    """The layout for latents (C, h, w): rings out to 10 as published, in as many channels as 20 rings need.
+    """The layout for latents (C, h, w): rings from 2 to 10, in as many channels as 20 rings need.
 
     Raises:
         UsageError: they are too small.
@@ -73,7 +74,7 @@ def layout_of(shape: Shape) -> Layout:
         raise UsageError(
             f"tree_ring needs latents of {_LEAST_SIDE}x{_LEAST_SIDE} or more, not {height}x{width}"
         )
-    rings = Rings(Spectrum(height, width), 1, min(_OUTER, (shorter - 1) // 2 - 1))
+    rings = Rings(Spectrum(height, width), _INNER, min(_OUTER, (shorter - 1) // 2))
     return Layout(min(channels, math.ceil(_DIMENSIONS / rings.count)), rings)
 
 

@@ -61,7 +61,7 @@ def test_a_turned_mark_is_found_again_and_candidates_are_paid_for(scheme):
     turned = undone(marked, Change(angle=-30), 32, 32)
     test = partial(scheme.detect, key=KEY)
 
-    assert test(turned).p_value > 1e-3
+    assert test(turned).p_value > 1e-6
     candidates = turns(15)
     found = search(turned, test, SHAPE, candidates)
     assert found.change == Change(angle=30)
