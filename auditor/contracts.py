@@ -201,11 +201,32 @@ class Defense(Plugin, Protocol):
 
 
 class Watermark(Plugin, Protocol):
-    """Embeds at ``latents``, ``step`` or ``weights``; one exact detection whatever the embed point."""
+    """Embeds at ``latents``, ``step`` or ``weights``; one exact detection whatever the embed point.
+
+    Keys, capacities and detections are types of the wing (``watermark.keys``, ``watermark.scheme``,
+    ``watermark.detection``); latents are NumPy arrays, so that a scheme needs no torch.
+    """
 
     @property
     def embed_point(self) -> str:
         """``latents``, ``step`` or ``weights``."""
+        ...
+
+    def capacity(self, shape: tuple[int, int, int]) -> Any:
+        """What latents (C, h, w) hold: a ``Capacity``. Raises ``UsageError`` where the scheme cannot run."""
+        ...
+
+    def embed(self, key: Any, nonce: bytes, shape: tuple[int, int, int], payload: bytes = b"") -> Any:
+        """What the embed point takes, made from the key, a fresh nonce and a payload alone.
+
+        For ``latents``: the noise to sample from, float32 (C, h, w).
+        """
+        ...
+
+    def detect(
+        self, latents: Any, key: Any, *, nonces: tuple[bytes, ...] = (), payload: bytes | None = None, seed: int = 0
+    ) -> Any:
+        """A ``Detection`` from inverted latents (C, h, w), for issued nonces and a payload where they are known."""
         ...
 
 

@@ -146,6 +146,7 @@ class View:
         scheduler: Any = None,
         batch: int = 32,
         true_guidance: float = 1.0,
+        noise: Tensor | None = None,
     ) -> Tensor:
         """Draws one image for each prompt and seed.
 
@@ -158,23 +159,25 @@ class View:
             scheduler: any diffusers scheduler; by default deterministic DDIM, or Euler for flow matching.
             batch: rows evaluated at once.
             true_guidance: classifier-free guidance weight on top of a guidance-distilled base, 1 for none.
+            noise: where to start, (B, C, h, w) of unit variance, in place of the seeds' noise and ``size``.
 
         Returns:
             Images (B, 3, H, W) in [-1, 1], float32 on the CPU.
         """
         drawn = []
-        for start in range(0, len(prompts), batch):
-            rows = slice(start, start + batch)
+        for first in range(0, len(prompts), batch):
+            rows = slice(first, first + batch)
             condition, null, weight = self._guided(prompts[rows], guidance, true_guidance)
-            noise = seeded_noise(self.latent_shape(size), seeds[rows]).to(self._subject.components.device)
+            start = seeded_noise(self.latent_shape(size), seeds[rows]) if noise is None else noise[rows]
+            start = start.to(self._subject.components.device)
             with self._subject.active(self.name):
                 if scheduler is None:
-                    latents = draw_latents(self.denoiser, noise, condition, null, steps, weight)
+                    latents = draw_latents(self.denoiser, start, condition, null, steps, weight)
                 else:
                     # Steps that draw noise do so from each image's own seed, whatever the batch.
                     draws = [torch.Generator().manual_seed(seed + 1) for seed in seeds[rows]]
                     latents = scheduler_sample(
-                        self.denoiser, scheduler, noise, condition, null, steps, weight, draws
+                        self.denoiser, scheduler, start, condition, null, steps, weight, draws
                     )
                 drawn.append(self.decode(latents))
         return torch.cat(drawn)
@@ -202,10 +205,24 @@ class View:
         Raises:
             UsageError: no such method, or not for a base of this kind.
         """
+        return self.invert_latents(
+            self.encode_image(images), prompts, steps=steps, guidance=guidance, method=method, refine=refine
+        )
+
+    def invert_latents(
+        self,
+        clean: Tensor,
+        prompts: Sequence[str],
+        *,
+        steps: int = 25,
+        guidance: float = 1.0,
+        method: str | None = None,
+        refine: int = 0,
+    ) -> Tensor:
+        """:meth:`invert` from scaled latents (B, C, h, w) on."""
         chosen = sampler(self.denoiser, method)
         condition, null, weight = self._guided(prompts, guidance, 1.0)
         with self._subject.active(self.name):
-            clean = self.encode_image(images)
             return chosen.invert(self.denoiser, clean, condition, null, steps, weight, refine)
 
     def latent_shape(self, size: int | None = None) -> tuple[int, int, int]:

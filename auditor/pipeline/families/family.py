@@ -163,6 +163,10 @@ class Family(ABC):
         side = size // vae_factor(base) if size else int(config.sample_size)
         return int(config.in_channels), side, side
 
+    def patch(self, base: Components) -> int:
+        """Latents of a side come in multiples of this."""
+        return 1
+
     def timestep_arguments(
         self, base: Components, scheduler: Any, steps: int, shape: Sequence[int]
     ) -> dict[str, Any]:

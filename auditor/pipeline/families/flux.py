@@ -80,6 +80,9 @@ class _Flux(Family):
         side = 2 * (pixels // (2 * vae_factor(base)))
         return int(base.denoiser_model.config.in_channels) // 4, side, side
 
+    def patch(self, base: Components) -> int:
+        return 2
+
     def timestep_arguments(
         self, base: Components, scheduler: Any, steps: int, shape: Sequence[int]
     ) -> dict[str, Any]:

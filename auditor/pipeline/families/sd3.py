@@ -72,16 +72,19 @@ class _StableDiffusion3(Family):
 
     def latent_shape(self, base: Components, size: int | None = None) -> tuple[int, int, int]:
         config = base.denoiser_model.config
-        patch = int(config.patch_size)
+        patch = self.patch(base)
         side = size // (vae_factor(base) * patch) * patch if size else int(config.sample_size)
         return int(config.in_channels), side, side
+
+    def patch(self, base: Components) -> int:
+        return int(base.denoiser_model.config.patch_size)
 
     def timestep_arguments(
         self, base: Components, scheduler: Any, steps: int, shape: Sequence[int]
     ) -> dict[str, Any]:
         if not scheduler.config.get("use_dynamic_shifting"):
             return {}
-        patch = int(base.denoiser_model.config.patch_size)
+        patch = self.patch(base)
         patches = (shape[-2] // patch) * (shape[-1] // patch)
         return {"mu": flow_shift(scheduler.config, patches, _MAX_SHIFT)}
 

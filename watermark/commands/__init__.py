@@ -1,0 +1,1 @@
+"""The commands of ``auditor watermark``, one a file."""

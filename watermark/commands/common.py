@@ -1,0 +1,145 @@
+"""Options and openings that the commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import click
+
+from auditor.cli.options import PATH
+from auditor.errors import UsageError
+from auditor.text import inert
+
+if TYPE_CHECKING:
+    from auditor.pipeline.subject import View
+    from watermark.keys import MasterKey
+    from watermark.scheme import LatentScheme
+
+__all__ = [
+    "DEFAULT_SCHEME",
+    "from_hex",
+    "key_option",
+    "level",
+    "model_options",
+    "named_scheme",
+    "open_key",
+    "opened_view",
+]
+
+DEFAULT_SCHEME = "tail_sign"
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def key_option(command: F) -> F:
+    """``--key`` and ``--scheme``."""
+    command = click.option(
+        "--scheme",
+        default=DEFAULT_SCHEME,
+        show_default=True,
+        metavar="NAME",
+        help="Which scheme (auditor list watermarks).",
+    )(command)
+    return click.option(
+        "--key",
+        "key_path",
+        type=PATH,
+        required=True,
+        metavar="FILE",
+        help="The key file (auditor watermark keygen).",
+    )(command)
+
+
+def model_options(command: F) -> F:
+    """``--model``, ``--revision``, ``--allow-download``, ``--device`` and ``--adapter``."""
+    for option in (
+        click.option(
+            "--adapter",
+            "adapters",
+            type=PATH,
+            multiple=True,
+            metavar="PATH",
+            help="Adapter to put on the model; may be given several times.",
+        ),
+        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps."),
+        click.option(
+            "--allow-download",
+            is_flag=True,
+            help="Let a hub id be fetched; otherwise nothing touches the network.",
+        ),
+        click.option(
+            "--revision", default="", metavar="COMMIT", help="Commit hash of a hub id; needed with one."
+        ),
+        click.option(
+            "--model",
+            "--base",
+            "model",
+            default=None,
+            metavar="REF",
+            help="Folder or hub id of the base model. [default: the embedded base]",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@contextmanager
+def opened_view(
+    model: str | None, revision: str, allow_download: bool, device: str, adapters: Sequence[Path]
+) -> Iterator[View]:
+    """The model with its adapters on, as the options of :func:`model_options` name it.
+
+    Raises:
+        AuditorError: whatever opening base or adapters raises.
+    """
+    from auditor.pipeline.open import load_base, open_subject
+    from auditor.pipeline.subject import Subject
+
+    if not adapters:
+        with Subject(load_base(model, device, allow_download, revision), ()) as bare:
+            yield bare.base
+        return
+    with open_subject(adapters, model, device, allow_download, revision) as subject:
+        yield subject.tuned
+
+
+def named_scheme(name: str) -> LatentScheme:
+    """A registered scheme that embeds in starting latents.
+
+    Raises:
+        UsageError: there is none of that name, or it embeds elsewhere.
+    """
+    from auditor.registry import WATERMARKS
+
+    found: Any = WATERMARKS.get(name)
+    if found.embed_point != "latents":
+        raise UsageError(f"{name} embeds in {found.embed_point}, which this command does not do")
+    return cast("LatentScheme", found)
+
+
+def open_key(path: Path) -> MasterKey:
+    """The master key of a file, with a warning on stderr if others can read it."""
+    from watermark.keys import load_key, readable_by_others
+
+    key = load_key(path)
+    if readable_by_others(path):
+        click.echo(f"others can read the key: chmod 600 '{inert(str(path), 300)}'", err=True)
+    return key
+
+
+def from_hex(text: str, what: str) -> bytes:
+    """Bytes of hexadecimal digits. Raises ``UsageError`` for anything else; ``what`` is named."""
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        raise UsageError(f"{what} '{inert(text, 80)}' is not hexadecimal") from None
+
+
+def level(_ctx: click.Context, param: click.Parameter, value: float) -> float:
+    """Checks that an option is a level, more than 0 and less than 1."""
+    if not 0 < value < 1:
+        raise UsageError(f"--{param.name} must lie between 0 and 1")
+    return value

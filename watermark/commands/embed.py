@@ -1,0 +1,107 @@
+"""``auditor watermark embed``: draws pictures from marked noise."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from auditor.cli.options import PATH, json_option
+from auditor.errors import UsageError
+from auditor.text import inert
+from watermark.commands.common import from_hex, key_option, model_options, named_scheme, open_key, opened_view
+
+__all__ = ["embed"]
+
+ISSUED = "issued.jsonl"
+
+
+@click.command("embed")
+@key_option
+@model_options
+@click.option("--prompt", "prompts", multiple=True, required=True, help="May be given several times.")
+@click.option(
+    "--count", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Pictures a prompt."
+)
+@click.option("--payload", default="", metavar="HEX", help="Bytes that the mark carries. [default: zeros]")
+@click.option("--user", default=None, metavar="NAME", help="Carry a user's payload, to trace pictures by.")
+@click.option(
+    "--size", type=click.IntRange(8), default=None, help="Pixels of a side. [default: the model's own]"
+)
+@click.option("--steps", type=click.IntRange(1, 1000), default=25, show_default=True, help="Sampler steps.")
+@click.option("--guidance", type=float, default=3.0, show_default=True, help="Guidance weight.")
+@click.option("-o", "--out", type=PATH, required=True, metavar="DIR", help="A new folder for the pictures.")
+@json_option
+def embed(
+    key_path: Path,
+    scheme: str,
+    model: str | None,
+    revision: str,
+    allow_download: bool,
+    device: str,
+    adapters: tuple[Path, ...],
+    prompts: tuple[str, ...],
+    count: int,
+    payload: str,
+    user: str | None,
+    size: int | None,
+    steps: int,
+    guidance: float,
+    out: Path,
+    format_: str,
+) -> None:
+    """Draw pictures whose starting noise carries the mark; each has a fresh nonce, which issued.jsonl logs.
+
+    The noise is standard normal as any other: nothing is changed in the model or in a finished picture.
+
+    \b
+    Examples:
+      auditor watermark embed --key mark.key --prompt "a picture of a red ball" -o marked
+      auditor watermark embed --key mark.key --prompt "a cat" --count 8 --user alice --size 128 -o alice
+
+    \b
+    Exit codes: 0 drawn, 2 it failed, 64 usage
+    """  # noqa: D301
+    from auditor.cli.places import new_folder
+    from auditor.cli.progress import TaskProgress
+    from watermark.tracing import user_payload
+
+    chosen, key = named_scheme(scheme), open_key(key_path)
+    given = from_hex(payload, "the payload")
+    if user is not None and payload:
+        raise UsageError("--user and --payload both name a payload; give one of them")
+    with opened_view(model, revision, allow_download, device, adapters) as view:
+        import torch
+
+        from auditor.engine.files import output_errors
+        from watermark.issued import Issued, append_issued
+        from watermark.keys import new_nonce
+        from watermark.pictures import write_picture
+
+        shape = view.latent_shape(size)
+        held = chosen.capacity(shape)
+        word = given if user is None else user_payload(key, user, held.payload_bits)
+        chosen.embed(key, bytes(12), shape, word)  # says now what is wrong with the payload
+        new_folder(out)
+        if held.note:
+            click.echo(held.note, err=True)
+        told = []
+        texts = [prompt for prompt in prompts for _ in range(count)]
+        with TaskProgress("embed") as progress:
+            for i, prompt in enumerate(texts):
+                nonce, path = new_nonce(), out / f"{i:04d}.png"
+                noise = torch.from_numpy(chosen.embed(key, nonce, shape, word))[None]
+                image = view.sample([prompt], [0], steps=steps, guidance=guidance, noise=noise)[0]
+                issued = Issued(nonce.hex(), key.id, chosen.id, word.hex(), shape, path.name)
+                # Logged first: a picture must not be out without its nonce.
+                append_issued(out / ISSUED, issued)
+                with output_errors(path):
+                    write_picture(path, image)
+                told.append({"path": inert(str(path), 1000), "nonce": issued.nonce})
+                progress(i + 1, len(texts))
+    if format_ == "json":
+        about = {"scheme": chosen.id, "key": key.id, "shape": list(shape), "capacity": held.document()}
+        click.echo(json.dumps({**about, "payload": word.hex(), "pictures": told}, indent=2))
+        return
+    click.echo("\n".join(row["path"] for row in told))

@@ -1,0 +1,109 @@
+"""Picture files through the ladder: what ``detect`` and ``trace`` have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from auditor.errors import AuditorError, combine_exit_codes
+from auditor.text import inert
+from watermark.detection import Decision, Detection
+
+if TYPE_CHECKING:
+    from auditor.pipeline.subject import View
+    from watermark.inversion import Reached
+    from watermark.keys import MasterKey
+    from watermark.scheme import LatentScheme
+
+__all__ = ["EXITS", "Picture", "exit_code", "read_marks", "said"]
+
+EXITS = {Decision.MARKED: 0, Decision.NOT_MARKED: 1, Decision.INCONCLUSIVE: 3}
+
+_BATCH = 16
+_WORDS = {
+    Decision.MARKED: "marked",
+    Decision.NOT_MARKED: "not marked",
+    Decision.INCONCLUSIVE: "inconclusive",
+}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One file and what came of it: either a place on the ladder, or the error that kept it from one."""
+
+    path: Path
+    reached: Reached | None = None
+    error: AuditorError | None = None
+
+
+def read_marks(
+    paths: Sequence[Path],
+    view: View,
+    scheme: LatentScheme,
+    key: MasterKey,
+    alpha: float,
+    nonces: tuple[bytes, ...],
+    payload: bytes | None,
+) -> list[Picture]:
+    """Tests picture files, those of one size together; a file that cannot be read keeps no other from being read.
+
+    Raises:
+        UsageError: the scheme cannot run at the size of a picture, or a nonce or payload does not fit.
+    """
+    from torch import Tensor, stack
+
+    from auditor.pipeline.families.family import vae_factor
+    from watermark.inversion import climb
+    from watermark.pictures import read_picture
+
+    out: dict[int, Picture] = {}
+    by_size: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
+    multiple = vae_factor(view.components) * view.components.kind.patch(view.components)
+    for i, path in enumerate(paths):
+        try:
+            image = read_picture(path, multiple)
+        except AuditorError as error:
+            out[i] = Picture(path, error=error)
+        else:
+            by_size.setdefault(tuple(image.shape), []).append((i, image))
+
+    def test(latents: object) -> Detection:
+        return scheme.detect(latents, key, nonces=nonces, payload=payload)
+
+    for group in by_size.values():
+        images = stack([image for _, image in group])
+        reached = climb(view, images, test, alpha, batch=_BATCH)
+        out |= {i: Picture(paths[i], found) for (i, _), found in zip(group, reached, strict=True)}
+    return [out[i] for i in range(len(paths))]
+
+
+def exit_code(pictures: Sequence[Picture], alpha: float) -> int:
+    """The code that wins over all pictures."""
+    return combine_exit_codes(_code(picture, alpha) for picture in pictures)
+
+
+def _code(picture: Picture, alpha: float) -> int:
+    if picture.error is not None:
+        return picture.error.exit_code
+    assert picture.reached is not None
+    return EXITS[picture.reached.detection.decide(alpha)]
+
+
+def said(picture: Picture, alpha: float) -> str:
+    """One line about a picture that was read."""
+    assert picture.reached is not None
+    found = picture.reached.detection
+    decision = found.decide(alpha)
+    line = f"{_WORDS[decision]:<12}  {inert(str(picture.path), 300)}  p {_number(found)}"
+    if decision is Decision.MARKED and found.payload:
+        line += f", payload {found.payload.hex()}"
+    if decision is Decision.INCONCLUSIVE:
+        line += f": no picture of this size can come below {found.floor:.2g} with {found.looks:,} looks"
+    return line
+
+
+def _number(found: Detection) -> str:
+    sign = "<=" if found.method == "certified" else "="
+    return f"{sign} {found.p_value:.3g} ({str(found.method).replace('_', ' ')})"

@@ -1,0 +1,1 @@
+"""Watermarking schemes, one file each; a module here registers itself (``auditor list watermarks``)."""
