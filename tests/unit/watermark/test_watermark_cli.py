@@ -26,7 +26,7 @@ def marked(tmp_path_factory):
 @pytest.fixture
 def noise_picture(tmp_path):
     path = tmp_path / "noise.png"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(path)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(path)
     return path
 
 
