@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from auditor.artifact.covariates import NO_CHANGE
-from auditor.artifact.identify import Identified, identify
+from auditor.artifact.identify import Identified
+from auditor.artifact.together import identify_parts
 from auditor.banks import (
     BankAdapter,
     BankData,
@@ -59,25 +60,34 @@ def calibrate(
         raise UsageError(
             f"{len(adapters)} clean adapters cannot calibrate at {alpha:g}; it takes {needed} or more"
         )
-    parts = sorted((identify(path) for path in adapters), key=lambda part: part.sha256)
+    subjects = sorted((identify_parts(path) for path in adapters), key=_hash)
     members: dict[str, list[BankAdapter]] = {probe.id: [] for probe in probes}
-    for i, part in enumerate(parts):
-        for probe_id, member in _scored(probes, base, part, i).items():
+    for i, parts in enumerate(subjects):
+        for probe_id, member in _scored(probes, base, parts, i).items():
             members[probe_id].append(member)
-        progress(i + 1, len(parts), "clean adapters")
+        progress(i + 1, len(subjects), "clean adapters")
     return [_bank(probe, base, members[probe.id], alpha) for probe in probes]
 
 
+def _hash(parts: Sequence[Identified]) -> str:
+    return "".join(part.sha256 for part in parts)
+
+
 def _scored(
-    probes: Sequence[Probe], base: Components, part: Identified, index: int
+    probes: Sequence[Probe], base: Components, parts: Sequence[Identified], index: int
 ) -> dict[str, BankAdapter]:
-    with Subject(base, [part]) as subject:
+    with Subject(base, parts) as subject:
+        shown = inert(parts[0].path.name)
         if not subject.coverage.full:
             raise UsageError(
-                f"'{inert(part.path.name)}' does not fully apply to the base ({subject.coverage.note}); leave it out"
+                f"'{shown}' does not fully apply to the base ({subject.coverage.note}); leave it out"
             )
-        recipe = _recipe(subject, part)
-        name = f"{index:04d}-{part.sha256[:12]}"
+        if not subject.changes.components:
+            raise UsageError(
+                f"'{shown}' changes no weight, so that it says nothing of clean changes; leave it out"
+            )
+        recipe = _recipe(subject)
+        name = f"{index:04d}-{_hash(parts)[:12]}"
         return {
             probe.id: BankAdapter(
                 name=name, split=split_of(index), recipe=recipe, scores={"score": _score(probe, subject)}
@@ -94,11 +104,12 @@ def _score(probe: Probe, subject: Subject) -> float:
     return results[0].value
 
 
-def _recipe(subject: Subject, part: Identified) -> Recipe:
+def _recipe(subject: Subject) -> Recipe:
     """What the file shows; how long and how fast it was trained it does not."""
     measured = dict(subject.covariates)
     rank = round(float(measured.pop("rank")))
-    return Recipe(method=part.require_adapter().dialect, rank=rank, steps=0, lr=0.0, extra=measured)
+    dialects = [part.adapter.dialect if part.adapter else part.kind for part in subject.artifacts]
+    return Recipe(method="+".join(dialects), rank=rank, steps=0, lr=0.0, extra=measured)
 
 
 def _bank(probe: Probe, base: Components, members: Sequence[BankAdapter], alpha: float) -> BankData:
