@@ -15,7 +15,7 @@ from auditor.registry import WATERMARKS, register
 from watermark.detection import Detection, Method
 from watermark.engine.rings import Rings
 from watermark.engine.spectrum import Spectrum
-from watermark.engine.sums import agreement
+from watermark.engine.sums import DRAWS, agreement
 from watermark.keys import KEY_BYTES, MasterKey
 from watermark.scheme import (
     Capacity,
@@ -28,6 +28,7 @@ from watermark.scheme import (
     checked_payload,
     sign_safe,
 )
+from watermark.tails import monte_carlo, settle
 
 __all__ = ["Layout", "RingId", "layout_of"]
 
@@ -94,8 +95,8 @@ class RingId(LatentScheme):
 
     As published, a picture is marked where it is near any of 2,048 patterns of signs, and no key can then be told from
     another with a p-value below one in 2,048. Here what is tested are the signs of the field in the first channel,
-    which are many, and of the rings that carry no bit; where the payload is known, of all rings. Magnitudes in the
-    field and the imaginary parts of rings are fresh for every picture.
+    which are many, and of the rings that carry no bit; and of all rings, at the price of all payloads that could have
+    been read. Magnitudes in the field and the imaginary parts of rings are fresh for every picture.
     """
 
     id = "ring_id"
@@ -150,11 +151,19 @@ class RingId(LatentScheme):
         unsigned = ringed * _ring_mask(key, layout)
         bits = (unsigned[-_PAYLOAD_BITS:] > 0).astype(np.uint8)
         word = np.packbits(bits).tobytes() if payload is None else checked_payload(payload, held)
-        known = (
-            unsigned[:-_PAYLOAD_BITS] if payload is None else ringed * _ring_signs(key, layout, word).ravel()
-        )
-        tested = agreement(np.concatenate([(field * _field_signs(key, layout)).ravel(), known]))
-        p, method = tested.settled(seed)
+        agreeing = (field * _field_signs(key, layout)).ravel()
+        known = np.concatenate([agreeing, unsigned[:-_PAYLOAD_BITS]])
+        tested = agreement(np.concatenate([agreeing, ringed * _ring_signs(key, layout, word).ravel()]))
+        if payload is None:
+            without = agreement(known)
+            bound, approximate = (
+                _either(without.bound, tested.bound),
+                _either(without.approximate, tested.approximate),
+            )
+            rng = np.random.default_rng(seed)
+            p, method = settle(bound, lambda: monte_carlo(float(known.sum()), known, DRAWS, rng))
+        else:
+            (p, method), bound, approximate = tested.settled(seed), tested.bound, tested.approximate
         return Detection(
             scheme=self.id,
             p_value=max(p, held.floor),
@@ -164,7 +173,7 @@ class RingId(LatentScheme):
             floor=held.floor,
             payload=word,
             bits=tuple(np.unpackbits(np.frombuffer(word, dtype=np.uint8)).tolist()),
-            tails={Method.CERTIFIED: tested.bound, Method.SADDLE_POINT: tested.approximate},
+            tails={Method.CERTIFIED: bound, Method.SADDLE_POINT: approximate},
             details={"rings": layout.count, "published_l1": _published_l1(key, layout, values, word)},
         )
 
@@ -176,6 +185,11 @@ class RingId(LatentScheme):
         soft = (_found(layout, latents)[1] * _ring_mask(key, layout))[-_PAYLOAD_BITS:]
         words = np.unpackbits(np.frombuffer(b"".join(payloads), dtype=np.uint8)).reshape(len(payloads), -1)
         return np.asarray((2.0 * words - 1) * soft, dtype=np.float64)
+
+
+def _either(without: float, read: float) -> float:
+    """The better of a test without the payload and of one with the payload as read, which pays for all payloads."""
+    return min(1.0, 2 * min(without, 2.0**_PAYLOAD_BITS * read))
 
 
 def _found(layout: Layout, latents: FloatArray) -> tuple[FloatArray, FloatArray]:

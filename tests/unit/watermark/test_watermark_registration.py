@@ -77,7 +77,7 @@ def test_a_mirrored_and_a_cut_mark_are_found_again():
     test = partial(scheme.detect, key=KEY)
 
     assert search(marked[:, :, ::-1], test, SHAPE, mirrors()).change == Change(mirrored=True)
-    part = marked[:, 2:29, 4:31]
+    part = marked[:, 2:31, 4:32]
     found = search(part, test, SHAPE, cuts(SHAPE, part.shape))
     assert found.change == Change(top=2, left=4)
     assert found.detection.p_value < 1e-9
