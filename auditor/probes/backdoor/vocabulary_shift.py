@@ -55,8 +55,8 @@ class VocabularyShift:
 
     candidates: int = 48
     chunk: int = 1024
-    encoder_scale: float = 0.0798
-    attention_scale: float = 0.0944
+    encoder_scale: float = 0.0991
+    attention_scale: float = 0.0876
     pictures: int = 4
 
 
