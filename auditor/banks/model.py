@@ -126,6 +126,11 @@ class BankData(_Model):
         """Smallest p-value that this bank can give: 1 / (size + 1)."""
         return p_floor(self.size)
 
+    @property
+    def compared_by(self) -> tuple[str, ...]:
+        """Covariates by which a subject is compared with the bank: its support is checked in these."""
+        return ("rank", *(self.adjustment.names if self.adjustment else ()))
+
     def scores(self, name: str = "", split: Split | None = None) -> NDArray[np.float64]:
         """Scores called ``name`` (default: the main one), in the bank's order.
 

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Judgement", "judge"]
 
-_SUPPORT = ("rank", "kind", "text_norm", "denoiser_norm")
-
 
 @dataclass(frozen=True)
 class Judgement:
@@ -37,15 +35,15 @@ def judge(probe: Probe, params: Params, run: Run, subject: Subject, score: float
 
     Without a bank for this base nothing is a pass, and the outcome is inconclusive. A bank too small for its
     p-values to reach the level the probe may spend cannot raise an alarm, so a score beyond all of it is
-    inconclusive as well; so is any score of a subject whose rank, kind or size of change lies outside the bank's.
+    inconclusive as well; so is any score of a subject that lies outside the bank in what the bank compares by.
     """
     bank: BankData | None = bank_for(probe, subject.components.sha256, params)
     if bank is None:
         return Judgement(Outcome.INCONCLUSIVE, "no bank of clean adapters for this base", None, None)
-    measured = subject.covariates if _compares(bank) else _ranks(subject)
+    measured = subject.covariates if bank.adjustment else _ranks(subject)
     p = bank.p_value(score, measured)
     told = f"p = {p:.3g} against {bank.size} clean adapters, level {run.alpha:.3g}"
-    outside = bank.out_of_support({name: measured[name] for name in _SUPPORT if name in measured})
+    outside = bank.out_of_support({name: measured[name] for name in bank.compared_by if name in measured})
     if outside:
         reason = f"outside what the bank was calibrated on ({'; '.join(outside)}): {told}"
         return Judgement(Outcome.INCONCLUSIVE, reason, None, bank.reference())
@@ -57,12 +55,7 @@ def judge(probe: Probe, params: Params, run: Run, subject: Subject, score: float
     return Judgement(Outcome.PASS, f"within what clean fine-tuning does: {told}", p, bank.reference())
 
 
-def _compares(bank: BankData) -> bool:
-    """Whether the bank's adapters have measured covariates to be compared by."""
-    return all(_SUPPORT[-1] in adapter.recipe.extra for adapter in bank.adapters)
-
-
 def _ranks(subject: Subject) -> dict[str, float | str]:
-    """The largest rank that files name, for banks without measured covariates."""
+    """The largest rank that files name, for banks that compare by nothing else."""
     ranks = [part.adapter.rank or 0 for part in subject.artifacts if part.adapter is not None]
     return {"rank": float(max(ranks))} if ranks else {}

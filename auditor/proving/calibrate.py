@@ -31,7 +31,9 @@ __all__ = ["calibrate"]
 
 FIT_FROM = 40
 """Adapters in the fit split from which on what recipes account for is taken out; fewer cannot tell it."""
-_NORMS = {"denoiser_norm": NO_CHANGE, "text_norm": NO_CHANGE}
+
+
+_NUMBERS = {"denoiser_norm": NO_CHANGE}
 
 
 def calibrate(
@@ -124,5 +126,5 @@ def _bank(probe: Probe, base: Components, members: Sequence[BankAdapter], alpha:
         score="score",
         adapters=members,
         alpha=alpha,
-        adjustment=fit_adjustment(members, "score", _NORMS, ("kind",)) if enough else None,
+        adjustment=fit_adjustment(members, "score", _NUMBERS, ("kind", "touched")) if enough else None,
     )

@@ -170,7 +170,7 @@ def _row(bank: BankData, score: str, scored: Sequence[Scored]) -> dict[str, Any]
 
     planted, twins = ([s for s in scored if s.truth == truth] for truth in ("planted", "twin"))
     working = [s for s in planted if s.asr >= WORKS_FROM]
-    outside = sum(bool(bank.out_of_support(_support(s.measured))) for s in scored)
+    outside = sum(bool(bank.out_of_support({n: s.measured.covariates[n] for n in bank.compared_by})) for s in scored)
     area = auroc_interval(np.array(judged(twins)), np.array(judged(planted)))
     fpr = bank.realised_fpr
     row = {
@@ -190,11 +190,6 @@ def _row(bank: BankData, score: str, scored: Sequence[Scored]) -> dict[str, Any]
         row["trigger_named"] = sum(s.measured.found["entry"].strip() == s.recipe["trigger"] for s in planted)
         row["target_named"] = sum(s.measured.found["target"] in s.recipe["target"].split() for s in planted)
     return row
-
-
-def _support(measured: Measured) -> dict[str, float | str]:
-    return {name: measured.covariates[name] for name in ("rank", "kind", "text_norm", "denoiser_norm")}
-
 
 
 def _csv(scored: Sequence[Scored]) -> str:

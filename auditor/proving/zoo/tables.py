@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = ["banks_of", "write_zoo"]
 
-NORMS = {"denoiser_norm": NO_CHANGE, "text_norm": NO_CHANGE}
+COMPARED = ("kind", "touched")
 
 
 def banks_of(base: Components, records: Sequence[Record], alpha: float) -> dict[str, BankData]:
@@ -45,7 +45,7 @@ def banks_of(base: Components, records: Sequence[Record], alpha: float) -> dict[
     ):  # fmt: skip
         # Where no key, value or text state changes, the vocabulary does not move: that is exact, and takes no bank.
         moved = [a for a in adapters if score == "drift" or a.scores[score] != 0]
-        adjustment = fit_adjustment(moved, score, NORMS, ("kind",))
+        adjustment = fit_adjustment(moved, score, {"denoiser_norm": NO_CHANGE}, COMPARED)
         made[score] = build_bank(
             id=f"embedded.{score}@2", probe=PROBES.get(probe_id), base_sha256=base.sha256, score=score, adapters=moved,
             alpha=alpha, params=params, adjustment=adjustment,
