@@ -20,7 +20,7 @@ SCHEMES = [scheme for scheme in WATERMARKS if scheme.embed_point == "latents"]
 SMALL, USUAL = (4, 16, 16), (4, 32, 32)
 KEY = MasterKey(bytes(range(32)))
 OTHER = MasterKey(bytes(range(1, 33)))
-NULLS = 240
+NULLS = 160
 
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES, ids=lambda scheme: scheme.id)
 

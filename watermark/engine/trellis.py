@@ -5,9 +5,9 @@ register under a mask. Masks are secret, differ within a stage and all contain t
 17 bits or more are then the same function of the bits, so that over random words any two signs are independent: means
 and covariances of many words give nothing away, unlike those of a code that repeats its bits.
 
-Decoding finds the best word of all: Viterbi's algorithm from each state of the register at once, round the ring and back
-to where it began (H. Ma and J. Wolf, IEEE Transactions on Communications 34, 1986). The metric of all registers at one
-stage is one fast Walsh-Hadamard transform.
+Decoding finds the best word of all: Viterbi's algorithm from each state of the register at once, round the ring and
+back to where it began (H. Ma and J. Wolf, IEEE Transactions on Communications 34, 1986). The metric of all registers at
+one stage is one fast Walsh-Hadamard transform.
 """
 
 from __future__ import annotations

@@ -33,6 +33,7 @@ __all__ = ["Layout", "TailSign", "layout_of"]
 
 _LEAST = 1024
 _FULL = 4096
+_LONG = 16384
 
 
 @dataclass(frozen=True)
