@@ -104,9 +104,10 @@ class Hsqr(LatentScheme):
     timing are the same in every code and would be a public pattern. The detector draws them back around what it read.
     Magnitudes are fresh for every picture and normal, so that each picture's noise is what unmarked noise is.
 
-    The test has two arms that share the level. One needs no code to be read: copies of a module agree,
-    whatever it says (:mod:`watermark.engine.mixture`). The other takes the code that was read, and pays for all 2**56
-    that could have been.
+    The test has two arms that share the level. One needs no code to be read: copies of a module agree, whatever it says
+    (:mod:`watermark.engine.mixture`). The other takes the code that was read, and pays for all 2**56 that could have
+    been. The first takes copies that all disagree with their signs for evidence as well, so that turning the noise over
+    does not hide it.
     """
 
     id = "hsqr"
