@@ -145,6 +145,11 @@ def test_a_known_payload_makes_the_test_stronger_and_a_wrong_one_does_not_pass()
     assert Hsqr().detect(marked, KEY, payload=other).p_value > 1e-3
 
 
+def test_noise_turned_over_does_not_hide_a_code():
+    marked = noisy(Hsqr().embed(KEY, nonce(1), (4, 32, 32), b"mark 42"), 0.6, seed=1)
+    assert Hsqr().detect(-marked, KEY).p_value < 1e-6
+
+
 def test_any_reader_reads_the_code_that_the_detector_draws():
     word = b"mark 42"
     marked = noisy(Hsqr().embed(KEY, nonce(1), (4, 32, 32), word), 0.9, seed=1)
