@@ -13,7 +13,7 @@ from auditor.engine.audit import audit
 from auditor.pipeline.open import load_base
 from auditor.pipeline.subject import Subject
 from auditor.policy import load_policy
-from auditor.proving.zoo import clean_recipe, subject_images
+from auditor.proving.zoo import Pictures, images_of
 from auditor.registry import METHODS
 from auditor.world.embedded import embedded_folder
 from reports.model import AuditReport
@@ -53,7 +53,7 @@ def base():
 def pictures(tmp_path_factory):
     """Four pictures of one clean subject, and the first of them alone."""
     folders = {count: tmp_path_factory.mktemp(f"pictures-{count}") for count in (1, 4)}
-    images, _ = subject_images(clean_recipe(0, 0))
+    images = images_of(Pictures("person", 4, 3))
     for count, folder in folders.items():
         for i, image in enumerate(images[:count]):
             pixels = ((image + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()

@@ -27,7 +27,7 @@ from auditor.personalize.orthogonal_adaptation import LAYERS, OrthogonalAdaptati
 from auditor.personalize.resadapter import ResAdapter, save_resolution, train_resadapter
 from auditor.pipeline.conditioning import encode_prompts
 from auditor.pipeline.open import load_base, open_subject
-from auditor.proving.zoo import CleanRecipe, subject_images
+from auditor.proving.zoo import Pictures, images_of
 from auditor.registry import METHODS
 from auditor.stats import paired_mean_difference
 from auditor.world.captions import caption
@@ -62,10 +62,8 @@ def noun(kind, subject):
 @functools.cache
 def pictures(kind, subject):
     """Four to train on and four held out, (8, 3, 64, 64)."""
-    from auditor.personalize.dreambooth_lora import DreamBoothLora
 
-    recipe = CleanRecipe(kind, 8, subject, DreamBoothLora(prompt=f"a picture of sks {noun(kind, subject)}"))
-    return subject_images(recipe)[0]
+    return images_of(Pictures(kind, 8, subject))
 
 
 def examples(kind, subject, part=slice(0, 4)):

@@ -40,7 +40,7 @@ from auditor.pipeline.conditioning import encode_prompts
 from auditor.pipeline.denoiser import Denoiser
 from auditor.pipeline.open import load_base
 from auditor.pipeline.sampling import ddim_sample, seeded_noise
-from auditor.proving.zoo import CleanRecipe, subject_images
+from auditor.proving.zoo import Pictures, images_of
 from auditor.stats import paired_mean_difference
 from auditor.world.embedded import embedded_folder
 from auditor.world.factors import Thing, draw_object_scene, draw_person_scene
@@ -76,21 +76,14 @@ def base():
 
 
 def noun(kind, subject):
-    return "person" if kind == "person" else clean(kind, subject).train.prompt.split()[-1]
-
-
-def clean(kind, subject, images=4):
-    from auditor.proving.zoo import _object
-
-    word = "person" if kind == "person" else _object(subject)[0]
-    return CleanRecipe(kind, images, subject, DreamBooth(prompt=f"a picture of sks {word}"))
+    return Pictures(kind, 1, subject).noun
 
 
 @functools.cache
 def pictures(kind, subject, images=4):
     """Pictures of one subject (N, 3, 64, 64) with an instance prompt each."""
-    pixels, prompts = subject_images(clean(kind, subject, images))
-    return Examples.of(base(), pixels, prompts)
+    pixels = images_of(Pictures(kind, images, subject))
+    return Examples.of(base(), pixels, [f"a picture of sks {noun(kind, subject)}"] * images)
 
 
 def decoded(latents):
