@@ -20,6 +20,7 @@ from watermark.commands.common import (
     opened_view,
 )
 from watermark.commands.reading import Picture, exit_code, read_marks, said
+from watermark.detection import Decision
 
 if TYPE_CHECKING:
     from watermark.keys import MasterKey
@@ -82,6 +83,9 @@ def detect(
         about = {"scheme": chosen.id, "key": key.id, "alpha": alpha}
         click.echo(json.dumps({**about, "pictures": [document(each, alpha) for each in pictures]}, indent=2))
     tell(pictures, alpha, quiet=format_ == "json")
+    decisions = {each.reached.detection.decide(alpha) for each in pictures if each.reached}
+    if not log and Decision.NOT_MARKED in decisions:
+        click.echo("read blindly; the log of what was issued finds weaker marks (--nonces issued.jsonl)", err=True)
     ctx.exit(exit_code(pictures, alpha))
 
 

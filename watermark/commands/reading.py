@@ -98,7 +98,7 @@ def said(picture: Picture, alpha: float) -> str:
     decision = found.decide(alpha)
     line = f"{_WORDS[decision]:<12}  {inert(str(picture.path), 300)}  p {_number(found)}"
     if decision is Decision.MARKED and found.payload:
-        line += f", payload {found.payload.hex()}"
+        line += f", payload as read {found.payload.hex()}"
     if decision is Decision.INCONCLUSIVE:
         line += f": no picture of this size can come below {found.floor:.2g} with {found.looks:,} looks"
     return line
