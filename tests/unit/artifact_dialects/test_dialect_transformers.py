@@ -59,11 +59,12 @@ def shapes_of(model):
 
 def adapted(model, targets):
     """Adds a random adapter; gives its file tensors, its config and the change that fusing it makes."""
-    from peft import LoraConfig
+    from peft import LoraConfig, inject_adapter_in_model
     from peft.utils import get_peft_model_state_dict
 
     config = LoraConfig(r=2, lora_alpha=6, init_lora_weights=False, target_modules=targets)
-    model.add_adapter(config) if hasattr(model, "fuse_lora") else model.add_adapter(config, "default")
+    # By PEFT itself: transformers' own add_adapter asks for releases of PEFT that may not be out yet (5.24 does).
+    inject_adapter_in_model(config, model)
     layers = {n: m for n, m in model.named_modules() if hasattr(m, "base_layer")}
     before = {n: m.base_layer.weight.detach().clone() for n, m in layers.items()}
     state = {k: v.clone() for k, v in get_peft_model_state_dict(model).items()}
