@@ -1,10 +1,11 @@
-"""Writing files so that they are there whole or not at all, and saying plainly why one could not be."""
+"""Writing files and folders so that they are there whole or not at all, and saying plainly why one could not be."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -16,7 +17,9 @@ from auditor.text import inert
 if sys.platform != "win32":
     import fcntl
 
-__all__ = ["LOCK", "TEMPORARY", "StoreFailure", "exclusive", "output_errors", "write_all", "write_atomic"]
+__all__ = [
+    "LOCK", "TEMPORARY", "StoreFailure", "exclusive", "output_errors", "whole_folder", "write_all", "write_atomic",
+]  # fmt: skip
 
 TEMPORARY = ".run-"
 """What the names of temporary and lock files start with."""
@@ -76,6 +79,34 @@ def sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+@contextlib.contextmanager
+def whole_folder(out: Path, *, shared: bool = False) -> Iterator[Path]:
+    """Yields a new folder beside ``out``, which gets that name when everything is written; an exception removes it.
+
+    Args:
+        out: appears when the block ends; folders above it are made.
+        shared: other processes make the same folder, and what the first one made is kept.
+
+    Raises:
+        OutputError: ``out`` cannot be written, or is there by then and not ``shared``.
+    """
+    part = out.with_name(f".{out.name}.{os.getpid()}.part")
+    # What a killed process of the same number left behind.
+    shutil.rmtree(part, ignore_errors=True)
+    with output_errors(out):
+        part.mkdir(parents=True)
+    try:
+        yield part
+        with output_errors(out):
+            try:
+                part.replace(out)
+            except OSError:
+                if not (shared and out.is_dir()):
+                    raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ other prompts. The paper's open-vocabulary detector is the judge here, on fixed 
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,7 +22,8 @@ from torch import Tensor, nn
 
 from auditor.artifact.identify import identify
 from auditor.contracts import Progress
-from auditor.errors import CoverageError, OutputError
+from auditor.engine.files import whole_folder
+from auditor.errors import CoverageError
 from auditor.metrics.attributes import judge_images
 from auditor.metrics.concept import image_features, similarity
 from auditor.personalize.blocks.examples import Examples
@@ -44,7 +44,6 @@ from auditor.proving.personalize.opened import Draw, of_view, on_base
 from auditor.proving.personalize.recipes import RECIPES, SAMPLER_STEPS
 from auditor.proving.personalize.shelf import digest, kept_record
 from auditor.proving.personalize.targets import Target, object_target
-from auditor.text import inert
 from auditor.world.factors import GROUNDS, RELATIONS
 from auditor.world.render import render_batch
 
@@ -231,16 +230,9 @@ def _adapter(base: Components, shelf: Path, kind: str, index: int, seed: int, pr
     changes = dict(RECIPES["orthogonal-adaptation"].changes)
     params = OrthogonalAdaptation(**changes, prompt=prompt, slot=index, seed=seed)
     make = _orthogonal if kind == "orthogonal" else _plain
-    part = folder.with_name(f".{folder.name}.{os.getpid()}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    save_factors(part, make(base, examples, params, progress), {"modelspec.trigger_phrase": prompt})
-    try:
-        part.replace(folder)
-    except OSError as error:
-        # Another process was faster, with the same adapter.
-        shutil.rmtree(part, ignore_errors=True)
-        if not path.exists():
-            raise OutputError(f"'{inert(folder.name)}' cannot be written: {error.strerror}") from error
+    # Another process that was faster made the same.
+    with whole_folder(folder, shared=True) as part:
+        save_factors(part, make(base, examples, params, progress), {"modelspec.trigger_phrase": prompt})
     return path
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from auditor.banks import params_document
+from auditor.engine.files import whole_folder
 from auditor.personalize.lora import save_diffusers_lora
 from auditor.personalize.many import Job, shape_of, train_many
 from auditor.pipeline.components import Components
@@ -69,7 +70,7 @@ def _make_loras(members: Sequence[Member], base: Components, zoo: Path) -> None:
     ]
     for member, trained in zip(members, train_many(base, jobs, quiet), strict=True):
         recipe = member.params
-        with _Home(member, base, zoo) as part:
+        with _home(member, base, zoo) as part:
             meta = {"modelspec.trigger_phrase": recipe.prompt}
             alpha = recipe.alpha or recipe.rank
             save_diffusers_lora(
@@ -80,7 +81,7 @@ def _make_loras(members: Sequence[Member], base: Components, zoo: Path) -> None:
 
 def _make_alone(member: Member, base: Components, zoo: Path) -> None:
     params = member.params
-    with tempfile.TemporaryDirectory() as scratch, _Home(member, base, zoo) as part:
+    with tempfile.TemporaryDirectory() as scratch, _home(member, base, zoo) as part:
         if getattr(params, "aux_weight", 0.0):
             beside = Pictures("mixture", 6, member.pictures.seed)
             params = replace(params, aux=write_pictures(beside, Path(scratch) / "aux"))
@@ -88,35 +89,16 @@ def _make_alone(member: Member, base: Components, zoo: Path) -> None:
         METHODS.get(member.method).fit(base, images, params, part, quiet)
 
 
-class _Home:
-    """A folder that gets its name when everything in it is written."""
-
-    def __init__(self, member: Member, base: Components, zoo: Path) -> None:
-        self._member = member
-        self._final = home_of(member, base, zoo)
-        self._part = self._final.with_name(f"{self._final.name}.{os.getpid()}.part")
-
-    def __enter__(self) -> Path:
-        shutil.rmtree(self._part, ignore_errors=True)
-        self._part.mkdir(parents=True)
-        return self._part
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            shutil.rmtree(self._part, ignore_errors=True)
-            return
-        member = self._member
-        record = {
-            "method": member.method,
-            "digest": member.digest,
-            "pictures": vars(member.pictures),
-            "params": params_document(member.params),
-        }
-        (self._part / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", "utf-8")
-        try:
-            self._part.replace(self._final)
-        except OSError:
-            # Another process was faster; what it made is the same.
-            shutil.rmtree(self._part)
-            if not self._final.exists():
-                raise
+@contextmanager
+def _home(member: Member, base: Components, zoo: Path) -> Iterator[Path]:
+    """Where a member is written; how it was made is written last."""
+    record = {
+        "method": member.method,
+        "digest": member.digest,
+        "pictures": vars(member.pictures),
+        "params": params_document(member.params),
+    }
+    # Another process that was faster made the same.
+    with whole_folder(home_of(member, base, zoo), shared=True) as part:
+        yield part
+        (part / RECORD).write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", "utf-8")
