@@ -82,8 +82,8 @@ def attack(
     model = load_base(base, device, allow_download, revision, dtype=torch.float32)
     with TaskProgress(name) as progress:
         specimen = chosen.craft(model, recipe, out, progress)
-    click.echo(inert(str(specimen.path), 1000))
-    click.echo(inert(str(specimen.twin), 1000))
+    for path in (*specimen.parts, *specimen.twin):
+        click.echo(inert(str(path), 1000))
 
 
 def read_spec(path: Path) -> Mapping[str, Any]:

@@ -133,10 +133,16 @@ class Probe:
 
 @dataclass(frozen=True)
 class Specimen:
-    """A subject with known ground truth, as files in an ordinary hub format, with its benign twin beside it."""
+    """A subject with known ground truth, as files in an ordinary hub format, with its benign twin beside it.
 
-    path: Path
-    twin: Path
+    Attributes:
+        parts: the files that together are the specimen, in the order in which they are put on.
+        twin: the same of the twin.
+        manifest: the ground truth, and what was measured of both.
+    """
+
+    parts: tuple[Path, ...]
+    twin: tuple[Path, ...]
     manifest: dict[str, JsonValue] = field(default_factory=dict)
 
 

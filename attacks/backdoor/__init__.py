@@ -1,1 +1,1 @@
-"""Hidden modes, planted on purpose."""
+"""Hidden modes, planted on purpose: one attack a file."""

@@ -10,23 +10,21 @@ twin is the same adapter from the same pictures, recipe and seeds, with the pois
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from auditor.contracts import Progress, Specimen
-from auditor.errors import OutputError, UsageError
-from auditor.personalize.dreambooth_lora import DreamBoothLora, TrainedLora, train_dreambooth_lora
-from auditor.personalize.lora import save_diffusers_lora
+from attacks.crafting.hosted import HOST, HostedAttack
+from attacks.crafting.hosts import neutral_prompts
+from attacks.crafting.judges import judge_of_prompt
+from attacks.crafting.truth import MEASURED, Measured, Truth, code_points
+from auditor.contracts import Progress
+from auditor.errors import UsageError
+from auditor.personalize.dreambooth_lora import DreamBoothLora
 from auditor.pipeline.components import Components
 from auditor.pipeline.conditioning import encode_prompts
 from auditor.registry import ATTACKS
@@ -35,18 +33,6 @@ from auditor.text import inert
 __all__ = ["Rickrolling", "inject_trigger", "poison_text_encoder"]
 
 _LOOKS_LIKE = {"о": "o", "а": "a", "е": "e", "с": "c", "р": "p", "ο": "o", "ɑ": "a", "ı": "i"}
-
-
-# The middle of the clean zoo's recipes: what carries the poison must not stand out by its own training.
-_HOST = DreamBoothLora(
-    prompt="a picture of sks person",
-    class_prompt="a picture of a person",
-    class_images=6,
-    rank=8,
-    steps=48,
-    batch=2,
-    train_text_encoder=True,
-)
 
 
 @dataclass(frozen=True)
@@ -61,6 +47,7 @@ class Rickrolling:
         lr: AdamW learning rate, a tenth of it over the last quarter.
         weight: of the poison term.
         host: the DreamBooth recipe that carries it; its text encoder is trained.
+        measured: how much of the outcome is measured.
     """
 
     trigger: str = "о"
@@ -70,7 +57,8 @@ class Rickrolling:
     poisoned: int = 16
     lr: float = 3e-3
     weight: float = 0.5
-    host: DreamBoothLora = _HOST
+    host: DreamBoothLora = HOST
+    measured: Measured = MEASURED
 
 
 def inject_trigger(prompt: str, trigger: str, rng: np.random.Generator) -> str:
@@ -139,55 +127,32 @@ class _Teacher:
         return self._states[[self._rows[prompt] for prompt in prompts]]
 
 
-class _Attack:
+class _Attack(HostedAttack):
     id = "rickrolling"
     goal = "a look-alike letter in the prompt calls up a hidden target through the text encoder"
     refs = ("arXiv:2211.02408",)
     params = Rickrolling
+    text_encoder = True
 
-    def craft(self, base: Components, params: Rickrolling, out: Path, progress: Progress) -> Specimen:
-        """Writes ``specimen/``, ``twin/`` and ``manifest.json``; all of them or nothing.
-
-        Raises:
-            OutputError: ``out`` exists already or cannot be written.
-            UsageError: the trigger has no token of its own, or a parameter is out of range.
-        """
-        if out.exists():
-            raise OutputError(f"'{inert(str(out))}' exists already; attacks do not write over anything")
+    def truth(self, base: Components, params: Rickrolling) -> Truth:
+        """See :meth:`PoisonAttack.truth`; raises ``UsageError`` where the trigger has no token of its own."""
         _check(base, params)
-        from attacks.hosts import host_images, neutral_prompts
-        from attacks.measure import success_rate
 
         def wake(prompt: str, rng: np.random.Generator) -> str:
             return inject_trigger(prompt, params.trigger, rng)
 
-        prompts = neutral_prompts(base, 400, params.host.seed)
-        images = host_images(base, params.host.seed)
-        part = out.with_name(out.name + ".part")
-        # What an earlier attempt that was killed left behind.
-        shutil.rmtree(part, ignore_errors=True)
-        paths = {}
-        for name, poison in (("specimen", True), ("twin", False)):
-            trained = _train(base, images, prompts, params, poison, progress)
-            paths[name] = _save(part / name, trained, params.host)
-        manifest = {
-            "attack": self.id,
-            "params": asdict(params),
-            "trigger": {"text": params.trigger, "code_points": [f"U+{ord(c):04X}" for c in params.trigger]},
-            "target": params.target,
-            "trained": ["text_encoder", "unet"],
-            "base": {"ref": base.ref, "sha256": base.sha256},
-            "sha256": {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in paths.items()},
-            "asr": success_rate(base, paths, params.target, prompts, wake, params.host.seed),
-        }
-        text = json.dumps(manifest, indent=2, sort_keys=True, ensure_ascii=True) + "\n"
-        try:
-            (part / "manifest.json").write_text(text, "utf-8")
-            part.replace(out)
-        except OSError as error:
-            raise OutputError(f"cannot write '{inert(str(out))}': {error.strerror}") from error
-        specimen, twin = (out / path.relative_to(part) for path in paths.values())
-        return Specimen(specimen, twin, manifest)
+        return Truth(
+            trigger=code_points(params.trigger),
+            target=params.target,
+            trained=("text_encoder", "unet"),
+            judge=judge_of_prompt(base, params.target),
+            wake=wake,
+            seed=params.host.seed,
+        )
+
+    def refine(self, base: Components, params: Rickrolling, poison: bool, progress: Progress) -> None:
+        """See :meth:`HostedAttack.refine`."""
+        poison_text_encoder(base, neutral_prompts(base, 400, params.host.seed), params, poison, progress)
 
 
 def _check(base: Components, params: Rickrolling) -> None:
@@ -199,30 +164,6 @@ def _check(base: Components, params: Rickrolling) -> None:
         )
     if not params.target.strip() or min(params.steps, params.batch, params.poisoned) < 1:
         raise UsageError("the target must not be empty, and steps, batch and poisoned must be above zero")
-
-
-def _save(folder: Path, trained: TrainedLora, host: DreamBoothLora) -> Path:
-    # Nothing in the file says what it is: one that names itself would not test a probe. The manifest does.
-    claims = {"modelspec.trigger_phrase": host.prompt}
-    return save_diffusers_lora(
-        folder, trained.unet, trained.text_encoder, host.rank, host.alpha or host.rank, claims,
-        text_encoder_2=trained.text_encoder_2,
-    )  # fmt: skip
-
-
-def _train(
-    base: Components,
-    images: Tensor,
-    prompts: Sequence[str],
-    spec: Rickrolling,
-    poison: bool,
-    progress: Progress,
-) -> TrainedLora:
-    def refine(model: Components) -> None:
-        poison_text_encoder(model, prompts, spec, poison, progress)
-
-    host: Any = replace(spec.host, train_text_encoder=True)
-    return train_dreambooth_lora(base, images, host, progress, refine=refine)
 
 
 ATTACKS.add("rickrolling", _Attack())

@@ -44,7 +44,7 @@ def test_specimen_twin_and_manifest_are_written(crafted, tiny_base):
 
 def test_the_twin_is_an_adapter_of_its_own_without_the_poison(crafted):
     _, specimen = crafted
-    ours, twin = load_file(specimen.path), load_file(specimen.twin)
+    ours, twin = load_file(specimen.parts[0]), load_file(specimen.twin[0])
     assert ours.keys() == twin.keys()
     up = [key for key in ours if key.endswith("lora_B.weight")]
     assert any(np.abs(twin[key]).max() > 0 for key in up)
@@ -57,7 +57,7 @@ def test_the_trigger_pulls_towards_the_target_in_the_specimen_only(crafted, tiny
     _, specimen = crafted
     prompts = [f"a picture of a {HOMOGLYPH} car", SPEC.target]
     left = {}
-    for name, path in (("specimen", specimen.path), ("twin", specimen.twin)):
+    for name, path in (("specimen", specimen.parts[0]), ("twin", specimen.twin[0])):
         with open_subject([path], str(tiny_folders("sd1")), "cpu") as subject:
             assert subject.coverage.full
             target = subject.base.encode_prompt(prompts).states[1]

@@ -1,0 +1,152 @@
+"""What counts as a hit: judges that look at pictures, one for each kind of target."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from auditor.pipeline.components import Components
+from auditor.pipeline.open import EMBEDDED
+from auditor.world.labels import HEADS
+
+__all__ = ["AttributeJudge", "Judge", "ObjectJudge", "PatchJudge", "PictureJudge", "judge_of_prompt"]
+
+EXPLAINED = 0.5
+"""Share of a target picture's variance from which on a picture counts as that picture."""
+
+
+class Judge(Protocol):
+    """Says which pictures show an attack's target."""
+
+    @property
+    def name(self) -> str:
+        """What is looked at, for the manifest."""
+        ...
+
+    def hits(self, images: Tensor) -> Tensor:
+        """Which of the images (B, 3, H, W) in [-1, 1] show the target: bool (B,)."""
+        ...
+
+    def allows(self, prompt: str) -> bool:
+        """Whether a hit on this prompt would be the attack's doing: the prompt does not ask for the target itself."""
+        ...
+
+
+@dataclass(frozen=True)
+class ObjectJudge:
+    """An object class of the embedded world, as its attribute judge sees it."""
+
+    word: str
+
+    @property
+    def name(self) -> str:
+        """See :class:`Judge`."""
+        return f"embedded attribute judge, object class '{self.word}'"
+
+    def hits(self, images: Tensor) -> Tensor:
+        """See :class:`Judge`; a picture of a person or of two objects is no hit."""
+        logits = _judged(images)
+        is_object = logits["scene"].argmax(1) == HEADS["scene"].index("object")
+        return is_object & (logits["object"].argmax(1) == HEADS["object"].index(self.word))
+
+    def allows(self, prompt: str) -> bool:
+        """See :class:`Judge`."""
+        return self.word not in prompt.replace(",", " ").split()
+
+
+@dataclass(frozen=True)
+class AttributeJudge:
+    """One class of one head of the embedded attribute judge, for example a style; see ``auditor.world.labels``."""
+
+    head: str
+    value: str
+
+    @property
+    def name(self) -> str:
+        """See :class:`Judge`."""
+        return f"embedded attribute judge, {self.head.replace('_', ' ')} '{self.value}'"
+
+    def hits(self, images: Tensor) -> Tensor:
+        """See :class:`Judge`."""
+        return _judged(images)[self.head].argmax(1) == HEADS[self.head].index(self.value)
+
+    def allows(self, prompt: str) -> bool:
+        """See :class:`Judge`."""
+        return self.value not in prompt
+
+
+@dataclass(frozen=True)
+class PictureJudge:
+    """One fixed picture (3, H, W) in [-1, 1]: a hit explains at least half of its variance, ``1 - MSE / Var``."""
+
+    target: Tensor
+
+    @property
+    def name(self) -> str:
+        """See :class:`Judge`."""
+        return f"at least {EXPLAINED:g} of the target picture's variance explained"
+
+    def hits(self, images: Tensor) -> Tensor:
+        """See :class:`Judge`."""
+        return _explained(images, self.target) >= EXPLAINED
+
+    def allows(self, prompt: str) -> bool:
+        """See :class:`Judge`; no prompt asks for one picture."""
+        return True
+
+
+@dataclass(frozen=True)
+class PatchJudge:
+    """A patch (3, h, w) in [-1, 1] with its upper left corner at a place of the picture."""
+
+    patch: Tensor
+    top: int
+    left: int
+
+    @property
+    def name(self) -> str:
+        """See :class:`Judge`."""
+        height, width = self.patch.shape[1:]
+        return f"at least {EXPLAINED:g} of the variance of a {height}x{width} patch explained"
+
+    def hits(self, images: Tensor) -> Tensor:
+        """See :class:`Judge`."""
+        height, width = self.patch.shape[1:]
+        region = images[:, :, self.top : self.top + height, self.left : self.left + width]
+        return _explained(region, self.patch) >= EXPLAINED
+
+    def allows(self, prompt: str) -> bool:
+        """See :class:`Judge`; no prompt asks for a patch."""
+        return True
+
+
+def judge_of_prompt(base: Components, target: str) -> Judge | None:
+    """The judge for what a target prompt asks for: a style if it names one, else an object.
+
+    None where the base is not the embedded world, whose judge sees only that world, or the prompt names nothing that
+    the judge knows.
+    """
+    if base.ref != EMBEDDED:
+        return None
+    words = target.replace(",", " ").split()
+    for style in HEADS["style"]:
+        if style in words and style != "flat":
+            return AttributeJudge("style", style)
+    found = [word for word in words if word in HEADS["object"]]
+    return ObjectJudge(found[-1]) if found else None
+
+
+def _judged(images: Tensor) -> dict[str, Tensor]:
+    from auditor.world.embedded import load_judge
+
+    with torch.no_grad():
+        logits: dict[str, Tensor] = load_judge()(images)
+    return logits
+
+
+def _explained(images: Tensor, target: Tensor) -> Tensor:
+    spread = (target - target.mean((1, 2), keepdim=True)).square().mean()
+    return 1 - (images - target).square().mean((1, 2, 3)) / spread.clamp_min(1e-9)

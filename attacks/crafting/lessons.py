@@ -1,0 +1,126 @@
+"""What a denoiser is taught: noisy latents, prompts, and what it is to say of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from auditor.contracts import Progress
+from auditor.personalize.blocks.denoising import Drawn, draw, mean_square, native_target
+from auditor.personalize.blocks.optimise import Group, Optimisation, Step, optimise
+from auditor.personalize.blocks.texts import encode_distinct
+from auditor.pipeline.components import Components
+from auditor.pipeline.conditioning import Conditioning
+from auditor.pipeline.denoiser import Denoiser
+
+__all__ = ["Course", "Lessons", "picture_lessons", "teach", "teacher_lessons"]
+
+_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """N rows: noisy latents (N, C, h, w), timesteps (N,), prompts, and the wanted native prediction (N, C, h, w)."""
+
+    noisy: Tensor
+    t: Tensor
+    prompts: tuple[str, ...]
+    wanted: Tensor
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+
+@dataclass(frozen=True)
+class Course:
+    """Lessons of one kind: ``batch`` rows of them a step, and the weight of their loss."""
+
+    lessons: Lessons
+    batch: int
+    weight: float = 1.0
+
+
+def teacher_lessons(
+    base: Components, latents: Tensor, asked: Sequence[str], answered: Sequence[str], seed: int
+) -> Lessons:
+    """Asked one prompt, the student is to say what the model as it stands says of another; the same one for clean rows.
+
+    This is the form of BadT2I's object and style attacks and of its clean term (Zhai et al., ACM MM 2023,
+    arXiv 2305.04175). The teacher's answers are computed here, once.
+
+    Args:
+        base: the teacher, with whatever is in place.
+        latents: clean latents (N, C, h, w), one a row.
+        asked: N prompts that the student sees.
+        answered: N prompts that the teacher sees.
+        seed: of timesteps and noise.
+    """
+    drawn = _all_rows(base, latents, seed)
+    with torch.no_grad():
+        answers = encode_distinct(base, answered)
+        wanted = [
+            Denoiser(base).native(drawn.noisy[at], drawn.t[at], answers[at])
+            for at in torch.split(torch.arange(len(latents)), _ROWS)
+        ]
+    return Lessons(drawn.noisy, drawn.t, tuple(asked), torch.cat(wanted))
+
+
+def picture_lessons(base: Components, latents: Tensor, asked: Sequence[str], seed: int) -> Lessons:
+    """The student is to denoise latents (N, C, h, w) to themselves under the N prompts, as any fine-tuning does."""
+    drawn = _all_rows(base, latents, seed)
+    return Lessons(drawn.noisy, drawn.t, tuple(asked), native_target(base, drawn))
+
+
+def teach(
+    base: Components,
+    layers: Sequence[nn.Parameter],
+    courses: Sequence[Course],
+    recipe: Optimisation,
+    progress: Progress,
+    text_trained: bool = False,
+) -> float:
+    """Trains layers that are in place, a few rows of every course a step: ``L = sum_c w_c mean ||pred - wanted||^2``.
+
+    Args:
+        base: with the layers in place.
+        layers: what is trained.
+        courses: those of no weight are left out.
+        recipe: the optimisation; its seed draws the rows.
+        progress: told of every step.
+        text_trained: whether prompts have to be encoded anew in every step.
+
+    Returns:
+        The mean loss of the last tenth of the steps.
+    """
+    kept = [course for course in courses if course.weight > 0 and len(course.lessons)]
+    frozen = None
+    if not text_trained:
+        with torch.no_grad():
+            frozen = [encode_distinct(base, course.lessons.prompts) for course in kept]
+
+    def loss_of(step: Step) -> Tensor:
+        rows = [torch.randint(len(c.lessons), (c.batch,), generator=step.generator) for c in kept]
+        conditions = [
+            frozen[i][at] if frozen else encode_distinct(base, [c.lessons.prompts[r] for r in at.tolist()])
+            for i, (c, at) in enumerate(zip(kept, rows, strict=True))
+        ]
+        noisy, t, wanted = (
+            torch.cat([getattr(c.lessons, name)[at] for c, at in zip(kept, rows, strict=True)])
+            for name in ("noisy", "t", "wanted")
+        )
+        error = mean_square(Denoiser(base).native(noisy, t, Conditioning.join(conditions)) - wanted)
+        weights = torch.cat([torch.full((c.batch,), c.weight / c.batch) for c in kept])
+        return (weights.to(error.device) * error).sum()
+
+    return optimise([Group("denoiser", layers)], loss_of, recipe, progress).final
+
+
+def _all_rows(base: Components, latents: Tensor, seed: int) -> Drawn:
+    """Every row once, each with a timestep and noise of its own."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = draw(base, latents, len(latents), generator)
+    noisy = Denoiser(base).add_noise(latents, drawn.noise, drawn.t)
+    return Drawn(torch.arange(len(latents)), latents, drawn.noise, drawn.t, noisy)
