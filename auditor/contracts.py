@@ -40,6 +40,8 @@ class Capability(StrEnum):
     DENOISER = "denoiser"
     VAE = "vae"
     SAMPLER = "sampler"
+    PARTS = "parts"
+    """Two or more parts, put on together."""
 
 
 class Stage(StrEnum):

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from auditor.banks import BankData, bank_for, params_document
-from auditor.contracts import JsonValue, Params, Probe, Stage
+from auditor.contracts import Capability, JsonValue, Params, Probe, Stage
 from auditor.engine.ports import DecisionPolicy
 from auditor.errors import UsageError
 from auditor.registry import PROBES, Registry
@@ -34,7 +34,8 @@ class PlanNode:
     Attributes:
         probe: what is run.
         params: instance of ``probe.params``.
-        alpha: level in [0, 1) that the probe may spend; 0 if its family has no share.
+        alpha: level in [0, 1) that the probe may spend; 0 if its family has no share, or the subject does not offer
+            what it needs.
     """
 
     probe: Probe
@@ -58,7 +59,7 @@ class AuditPlan:
 
     def members(self, family: str) -> int:
         """Number of probes of a family among which its share is divided."""
-        return sum(node.probe.family == family for node in self.nodes)
+        return sum(node.probe.family == family and node.alpha > 0 for node in self.nodes)
 
 
 def build_plan(
@@ -70,22 +71,26 @@ def build_plan(
     alpha: float | None = None,
     budget: float | None = None,
     base_sha256: str = "",
+    capabilities: frozenset[Capability] = frozenset(Capability),
     registry: Registry[Probe] = PROBES,
     banks: BankLookup = bank_for,
 ) -> AuditPlan:
     """Builds the plan. Probes that a chosen one consumes are added.
 
     Within a family that has a share of alpha, the share is divided evenly among its planned probes, so that
-    whatever a probe rejects at its level is also rejected by Holm's procedure over the family.
+    whatever a probe rejects at its level is also rejected by Holm's procedure over the family. Probes that the
+    subject cannot be asked, which is known before anything is measured, take nothing from the others.
 
     Args:
-        probes: ids or patterns such as ``backdoor.*``; if None, those that the policy lists or requires.
+        probes: ids or patterns such as ``backdoor.*``; if None, those that the policy lists or requires. A pattern
+            leaves out probes of several parts where the subject has one.
         policy: gives the default probes, alpha and its split.
         params: fields to override, by probe id.
         seed: of the run, in [0, 2**63).
         alpha: level of the audit; the policy's if None.
         budget: seconds of work, or None for no limit.
         base_sha256: the audited base, to find banks by; empty if there is none.
+        capabilities: what the subject offers.
         registry: where probes are looked up.
         banks: where banks are looked up.
 
@@ -100,8 +105,13 @@ def build_plan(
         raise UsageError(f"a seed must lie in [0, 2**63), not {seed}")
     if budget is not None and not 0 < budget < float("inf"):
         raise UsageError(f"a budget must be a positive number of seconds, not {budget:g}")
-    required = _select(policy.required, registry, f"the policy '{inert(policy.name)}' asks for an ")
-    wanted = _select(policy.probes, registry) + required if probes is None else _select(probes, registry)
+    asked_by = f"the policy '{inert(policy.name)}' asks for an "
+    required = _select(policy.required, registry, capabilities, asked_by)
+    wanted = (
+        _select(policy.probes, registry, capabilities) + required
+        if probes is None
+        else _select(probes, registry, capabilities)
+    )
     chosen = _closure(wanted, registry)
     if not chosen:
         raise UsageError("the plan is empty: name at least one probe (auditor list probes)")
@@ -112,10 +122,13 @@ def build_plan(
             where = did_you_mean(name, chosen)
             raise UsageError(f"parameters are given for '{inert(name)}', which is not planned{where}")
     shares = _shares(ordered, level, policy.split)
-    sizes = {family: sum(p.family == family for p in ordered) for family in shares}
+    asked = [p for p in ordered if p.needs <= capabilities]
+    sizes = {family: sum(p.family == family for p in asked) for family in shares}
     nodes = tuple(
         PlanNode(
-            p, parse_params(p, overrides.get(p.id, {})), shares.get(p.family, 0.0) / sizes.get(p.family, 1)
+            p,
+            parse_params(p, overrides.get(p.id, {})),
+            shares.get(p.family, 0.0) / sizes.get(p.family, 1) if p in asked else 0.0,
         )
         for p in ordered
     )
@@ -158,12 +171,23 @@ def parse_params(probe: Probe, given: Mapping[str, JsonValue]) -> Params:
         raise UsageError(f"parameter '{inert(name)}' of probe {probe.id}: {inert(first['msg'])}") from problem
 
 
-def _select(names: Sequence[str], registry: Registry[Probe], who: str = "") -> list[str]:
-    """Ids that ``names`` mean; ``who`` asks for them, the user if empty."""
+def _select(
+    names: Sequence[str], registry: Registry[Probe], capabilities: frozenset[Capability], who: str = ""
+) -> list[str]:
+    """Ids that ``names`` mean; ``who`` asks for them, the user if empty.
+
+    A pattern does not mean probes of several parts where there is one: it offers nothing less than it should.
+    """
     known = registry.names()
+    one_part = Capability.PARTS not in capabilities
     found: list[str] = []
     for name in names:
-        matching = [probe for probe in known if fnmatchcase(probe, name)]
+        matching = [
+            probe
+            for probe in known
+            if fnmatchcase(probe, name)
+            and not (one_part and probe != name and Capability.PARTS in registry.get(probe).needs)
+        ]
         if not matching and name != "*":
             hint = did_you_mean(name, known)
             raise UsageError(f"{who}unknown probe '{inert(name)}'{hint} (auditor list probes)")

@@ -274,8 +274,14 @@ class Subject:
 
     @property
     def capabilities(self) -> frozenset[Capability]:
-        """What probes may use: everything, once there is something on a base."""
-        return frozenset(Capability)
+        """What probes may use: everything, once there is something on a base; parts where there are several."""
+        everything = frozenset(Capability)
+        return everything if len(self.artifacts) > 1 else everything - {Capability.PARTS}
+
+    @property
+    def unavailable(self) -> dict[Capability, str]:
+        """Why a capability is not offered."""
+        return {} if len(self.artifacts) > 1 else {Capability.PARTS: "one part was given; name all that run together"}
 
     @property
     def coverage(self) -> Coverage:
@@ -302,6 +308,16 @@ class Subject:
             yield
         finally:
             self._switch(before)
+
+    @contextmanager
+    def only(self, parts: Sequence[Identified]) -> Iterator[Subject]:
+        """A subject of some of the parts on the same base, for the length of the block; the files stay open."""
+        with self.active("base"):
+            some = Subject(self.components, parts)
+            try:
+                yield some
+            finally:
+                some._switch("base")
 
     def describe(self) -> SubjectRecord:
         """The subject as the report records it."""
