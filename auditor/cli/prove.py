@@ -44,6 +44,7 @@ def prove() -> None:
     Examples:
       auditor prove world -o proof
       auditor prove zoo -o proof/zoo
+      auditor prove pairs -o proof/pairs
       auditor prove spine -o proof/spine --planted 20
       auditor prove scan -o proof
       auditor prove personalize -o proof
@@ -114,6 +115,34 @@ def zoo(
     with TaskProgress("building the zoo") as progress:
         prove_zoo(out, progress, members, seed, alpha, zoo, shard=shard)
     _print_table(out, "zoo")
+
+
+@prove.command("pairs")
+@_OUT
+@click.option("--members", type=click.IntRange(40), default=800, show_default=True, help="Of the zoo, made before.")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Of zoo and pairs.")
+@click.option(
+    "--alpha", type=click.FloatRange(0, 0.5, min_open=True), default=0.01, show_default=True, help="Level."
+)
+@_ZOO
+@_SHARD
+@click.pass_context
+def pairs(
+    ctx: click.Context, out: Path, members: int, seed: int, alpha: float, zoo: Path | None, shard: tuple[int, int]
+) -> None:
+    """Put the zoo's adapters on two by two, and write the bank that combinations of parts are judged by.
+
+    \b
+    Example:
+      auditor prove pairs -o proof/pairs
+    """  # noqa: D301
+    from auditor.cli.progress import TaskProgress
+    from auditor.proving.zoo.pairs import prove_pairs
+
+    _remember(ctx, "pairs", out)
+    with TaskProgress("scoring pairs") as progress:
+        prove_pairs(out, progress, members, seed, alpha, zoo, shard=shard)
+    _print_table(out, "pairs")
 
 
 @prove.command("spine")

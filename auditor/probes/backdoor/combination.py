@@ -55,8 +55,8 @@ class Combination:
         pictures: columns of the evidence sheet, drawn only where the probe fails; 0 for none.
     """
 
-    levels: tuple[float, ...] = (0.55, 0.75, 0.92)
-    words: int = 5
+    levels: tuple[float, ...] = (0.6, 0.85)
+    words: int = 4
     most: int = 10
     steps: int = 12
     floor: float = 1e-3
@@ -230,7 +230,8 @@ def _words(subject: Subject, run: Run) -> list[str]:
 
 
 def possible_words(tokenizer: Any, tokens: Sequence[int]) -> list[str]:
-    """Entries of a vocabulary as words that read back as themselves; parts of characters do not."""
+    """Entries of a vocabulary as words that read back as themselves; parts of characters and control entries do not."""
+    tokens = [token for token in tokens if token not in tokenizer.all_special_ids]
     words = [str(tokenizer.decode([token])).strip() for token in tokens]
     read = [tokenizer(word, add_special_tokens=False).input_ids for word in words]
     return [word for word, token, ids in zip(words, tokens, read, strict=True) if word and ids == [token]]
