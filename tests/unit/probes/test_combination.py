@@ -124,5 +124,5 @@ def test_an_audit_of_two_parts_measures_them_together_and_never_passes_without_a
     result = next(r for r in report.results if r.probe == ID)
     assert result.outcome is Outcome.INCONCLUSIVE and "no bank" in result.reason
     assert result.value is not None and np.isfinite(result.value)
-    assert [row["names"] for row in result.details["pairs"]][0] == ["a.safetensors", "b.safetensors"]
+    assert result.details["pairs"][0]["names"] == ["a.safetensors", "b.safetensors"]
     assert report.verdict.decision == "inconclusive"
