@@ -22,10 +22,13 @@ __all__ = [
     "LatentScheme",
     "Latents",
     "Shape",
+    "bits_of",
     "checked_latents",
     "checked_nonce",
     "checked_payload",
+    "fresh_noise",
     "sign_safe",
+    "signs_of",
 ]
 
 Shape: TypeAlias = tuple[int, int, int]
@@ -181,6 +184,25 @@ def checked_payload(payload: bytes, capacity: Capacity) -> bytes:
     if len(payload) > most:
         raise UsageError(f"a payload of {len(payload)} bytes does not fit: latents of this size hold {most}")
     return payload.ljust(most, b"\0")
+
+
+def bits_of(word: bytes) -> NDArray[np.uint8]:
+    """The bits (8 a byte,) of a word, 0 or 1, most significant of each byte first."""
+    return np.unpackbits(np.frombuffer(word, dtype=np.uint8))
+
+
+def signs_of(word: bytes) -> FloatArray:
+    """:func:`bits_of` a word as signs: -1.0 for a 0, 1.0 for a 1."""
+    return 2 * bits_of(word).astype(np.float64) - 1
+
+
+def fresh_noise(key: MasterKey, purpose: str, nonce: bytes, shape: Shape) -> FloatArray:
+    """Standard normal noise (C, h, w) of one picture, into which a mark is written.
+
+    Raises:
+        UsageError: as :func:`checked_nonce`.
+    """
+    return key.stream(purpose, checked_nonce(nonce)).normals(math.prod(shape)).reshape(shape)
 
 
 def sign_safe(latents: FloatArray) -> Latents:

@@ -30,6 +30,7 @@ from watermark.scheme import (
     checked_latents,
     checked_nonce,
     checked_payload,
+    fresh_noise,
     sign_safe,
 )
 from watermark.tails import random_signs, rank_p, settle
@@ -132,7 +133,7 @@ class Hsqr(LatentScheme):
         """See :meth:`LatentScheme.embed`."""
         layout = layout_of(shape)
         word = checked_payload(payload, self.capacity(shape))
-        noise = key.stream("hsqr|noise", checked_nonce(nonce)).normals(math.prod(shape)).reshape(shape)
+        noise = fresh_noise(key, "hsqr|noise", nonce, shape)
         signs, order = _secrets(key, layout)
         signs[: layout.carrying] *= np.repeat(_modules(word), layout.copies)
         marked = layout.window.cut(noise)[-layout.channels :]
@@ -172,7 +173,6 @@ class Hsqr(LatentScheme):
             n=layout.n,
             floor=held.floor,
             payload=word,
-            bits=tuple(np.unpackbits(np.frombuffer(word, dtype=np.uint8)).tolist()),
             tails={Method.CERTIFIED: max(bound, held.floor)},
             details=_picture(soft > 0, word),
         )

@@ -11,10 +11,10 @@ import numpy as np
 
 from auditor.errors import UsageError
 from auditor.registry import WATERMARKS, register
-from watermark.detection import Detection, Method
+from watermark.detection import Detection
 from watermark.engine.rings import Rings
 from watermark.engine.spectrum import Spectrum
-from watermark.engine.sphere import cosine, cosine_p
+from watermark.engine.sphere import detected
 from watermark.engine.window import Window
 from watermark.keys import KEY_BYTES, MasterKey
 from watermark.scheme import (
@@ -26,6 +26,7 @@ from watermark.scheme import (
     checked_latents,
     checked_nonce,
     checked_payload,
+    fresh_noise,
     sign_safe,
 )
 
@@ -106,7 +107,7 @@ class Hstr(LatentScheme):
         """See :meth:`LatentScheme.embed`."""
         layout = layout_of(shape)
         checked_payload(payload, self.capacity(shape))
-        noise = key.stream("hstr|noise", checked_nonce(nonce)).normals(math.prod(shape)).reshape(shape)
+        noise = fresh_noise(key, "hstr|noise", nonce, shape)
         rings, field = _pattern(key, layout)
         marked = layout.window.cut(noise)[[0, -1]]
         values = layout.rings.spectrum.read(marked)
@@ -133,19 +134,9 @@ class Hstr(LatentScheme):
         found = layout.rings.spectrum.read(layout.window.cut(values)[[0, -1]])
         rings, field = _pattern(key, layout)
         wanted = np.concatenate([rings.ravel(), field.ravel()])
-        likeness = cosine(wanted, _evidence(layout, found))
-        p = max(cosine_p(likeness, layout.dimensions), held.floor)
         apart = np.abs(found[1] - layout.rings.spread(rings, found[1]))[:, layout.rings.inside]
-        return Detection(
-            scheme=self.id,
-            p_value=p,
-            method=Method.EXACT,
-            statistic=likeness * math.sqrt(layout.dimensions),
-            n=held.n,
-            floor=held.floor,
-            tails={Method.EXACT: p},
-            details={"cosine": likeness, "values": layout.dimensions, "published_l1": float(apart.mean())},
-        )
+        details = {"values": layout.dimensions, "published_l1": float(apart.mean())}
+        return detected(self.id, wanted, _evidence(layout, found), held.n, held.floor, details)
 
 
 def _pattern(key: MasterKey, layout: Layout) -> tuple[FloatArray, FloatArray]:

@@ -23,6 +23,7 @@ from watermark.scheme import (
     Latents,
     LatentScheme,
     Shape,
+    bits_of,
     checked_latents,
     checked_nonce,
     checked_payload,
@@ -142,7 +143,6 @@ def _detection(
         floor=held.floor,
         nonce=nonce,
         payload=word,
-        bits=tuple(np.unpackbits(np.frombuffer(word, dtype=np.uint8)).tolist()),
         tails={Method.CERTIFIED: found.bound, Method.SADDLE_POINT: found.approximate},
         details={"decoded": decoded},
     )
@@ -163,7 +163,7 @@ def _read(code: ParityCode, means: FloatArray, held: Capacity) -> tuple[bytes, b
 def _signs(key: MasterKey, held: Capacity, short: bytes, word: bytes) -> FloatArray:
     """Signs (n,) of a nonce and a payload: those of the word, then those of its fingerprint."""
     length = _length(held.n)
-    carried = np.unpackbits(np.frombuffer(short + word, dtype=np.uint8))
+    carried = bits_of(short + word)
     bits: BitArray = _code(key, held).encode(np.concatenate([np.zeros(_TEST_BITS, dtype=np.uint8), carried]))
     flips = key.stream(f"flips|{word.hex()}", short).uniforms(length) < _flip_rate(length)
     coded = (1 - 2 * (bits ^ flips).astype(np.float64)) * _blinding(key, held)

@@ -26,7 +26,9 @@ from watermark.scheme import (
     checked_latents,
     checked_nonce,
     checked_payload,
+    fresh_noise,
     sign_safe,
+    signs_of,
 )
 from watermark.tails import monte_carlo, settle
 
@@ -125,7 +127,7 @@ class RingId(LatentScheme):
         """See :meth:`LatentScheme.embed`."""
         layout = layout_of(shape)
         word = checked_payload(payload, self.capacity(shape))
-        noise = key.stream("ring_id|noise", checked_nonce(nonce)).normals(math.prod(shape)).reshape(shape)
+        noise = fresh_noise(key, "ring_id|noise", nonce, shape)
         spectrum, rings = layout.rings.spectrum, layout.rings
         values = spectrum.read(noise)
         ringed = values[-layout.channels :]
@@ -172,7 +174,6 @@ class RingId(LatentScheme):
             n=held.n,
             floor=held.floor,
             payload=word,
-            bits=tuple(np.unpackbits(np.frombuffer(word, dtype=np.uint8)).tolist()),
             tails={Method.CERTIFIED: bound, Method.SADDLE_POINT: approximate},
             details={"rings": layout.count, "published_l1": _published_l1(key, layout, values, word)},
         )
@@ -183,8 +184,7 @@ class RingId(LatentScheme):
         """See :meth:`LatentScheme.fingerprints`: one soft value a bit."""
         layout = layout_of(latents.shape)
         soft = (_found(layout, latents)[1] * _ring_mask(key, layout))[-_PAYLOAD_BITS:]
-        words = np.unpackbits(np.frombuffer(b"".join(payloads), dtype=np.uint8)).reshape(len(payloads), -1)
-        return np.asarray((2.0 * words - 1) * soft, dtype=np.float64)
+        return np.stack([signs_of(payload) * soft for payload in payloads])
 
 
 def _either(without: float, read: float) -> float:
@@ -208,7 +208,7 @@ def _ring_mask(key: MasterKey, layout: Layout) -> FloatArray:
 def _ring_signs(key: MasterKey, layout: Layout, word: bytes) -> FloatArray:
     """The sign of each ring (channels, rings); payload bits in the outer rings, which have more cells."""
     signs = _ring_mask(key, layout)
-    signs[-_PAYLOAD_BITS:] *= 2.0 * np.unpackbits(np.frombuffer(word, dtype=np.uint8)) - 1
+    signs[-_PAYLOAD_BITS:] *= signs_of(word)
     return signs.reshape(layout.channels, -1)
 
 

@@ -23,6 +23,7 @@ from watermark.scheme import (
     Latents,
     LatentScheme,
     Shape,
+    bits_of,
     checked_latents,
     checked_nonce,
     checked_payload,
@@ -205,7 +206,6 @@ class TailSign(LatentScheme):
             floor=Capacity(0, 0, len(values), float(ends[0])).floor,
             nonce=short,
             payload=word,
-            bits=tuple(np.unpackbits(np.frombuffer(word, dtype=np.uint8)).tolist()),
             tails={Method.CERTIFIED: found.bound, Method.SADDLE_POINT: found.approximate},
             details={
                 "blind": blind,
@@ -246,8 +246,7 @@ def _read_header(key: MasterKey, layout: Layout, flat: FloatArray) -> bytes:
 
 
 def _header_signs(key: MasterKey, layout: Layout, short: bytes) -> FloatArray:
-    bits = np.unpackbits(np.frombuffer(short, dtype=np.uint8))
-    return _nonce_code(key, layout).encode(bits) * _header_mask(key, layout)
+    return _nonce_code(key, layout).encode(bits_of(short)) * _header_mask(key, layout)
 
 
 def _body_signs(
@@ -255,8 +254,7 @@ def _body_signs(
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Signs of the tails: those that are known, those that carry the payload, and its fingerprint."""
     white = _white(key, layout, short)
-    bits = np.unpackbits(np.frombuffer(word, dtype=np.uint8))
-    carrying = _payload_code(key, layout).encode(bits) * white[layout.known :]
+    carrying = _payload_code(key, layout).encode(bits_of(word)) * white[layout.known :]
     return white[: layout.known], carrying, _fingerprint(key, layout, short, word)
 
 

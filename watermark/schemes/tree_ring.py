@@ -12,10 +12,10 @@ import numpy as np
 from auditor.contracts import JsonValue
 from auditor.errors import UsageError
 from auditor.registry import WATERMARKS, register
-from watermark.detection import Detection, Method
+from watermark.detection import Detection
 from watermark.engine.rings import Rings
 from watermark.engine.spectrum import Spectrum
-from watermark.engine.sphere import cosine, cosine_p
+from watermark.engine.sphere import detected
 from watermark.keys import KEY_BYTES, MasterKey
 from watermark.scheme import (
     Capacity,
@@ -26,6 +26,7 @@ from watermark.scheme import (
     checked_latents,
     checked_nonce,
     checked_payload,
+    fresh_noise,
     sign_safe,
 )
 
@@ -112,7 +113,7 @@ class TreeRing(LatentScheme):
         """See :meth:`LatentScheme.embed`."""
         layout = layout_of(shape)
         checked_payload(payload, self.capacity(shape))
-        noise = key.stream("tree_ring|noise", checked_nonce(nonce)).normals(math.prod(shape)).reshape(shape)
+        noise = fresh_noise(key, "tree_ring|noise", nonce, shape)
         marked = noise[-layout.channels :]
         values = layout.rings.spectrum.read(marked)
         values[:, 0] = layout.rings.spread(_heights(key, layout), values[:, 0])
@@ -136,18 +137,9 @@ class TreeRing(LatentScheme):
         checked_payload(payload or b"", held)
         found = layout.rings.spectrum.read(values[-layout.channels :])
         heights = _heights(key, layout)
-        likeness = cosine(heights.ravel(), layout.rings.evidence(found)[:, 0].ravel())
-        p = max(cosine_p(likeness, layout.dimensions), held.floor)
-        return Detection(
-            scheme=self.id,
-            p_value=p,
-            method=Method.EXACT,
-            statistic=likeness * math.sqrt(layout.dimensions),
-            n=held.n,
-            floor=held.floor,
-            tails={Method.EXACT: p},
-            details={"cosine": likeness, "rings": layout.dimensions, **_published(layout, found, heights)},
-        )
+        evidence = layout.rings.evidence(found)[:, 0].ravel()
+        details = {"rings": layout.dimensions, **_published(layout, found, heights)}
+        return detected(self.id, heights.ravel(), evidence, held.n, held.floor, details)
 
 
 def _heights(key: MasterKey, layout: Layout) -> FloatArray:
