@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +22,8 @@ from auditor.banks import (
 from auditor.pipeline.components import Components
 from auditor.probes.backdoor.vocabulary_shift import VocabularyShift, combine
 from auditor.probes.behaviour.drift import Drift
-from auditor.proving.counts import cell, counted, write_json
+from auditor.proving.counts import cell, counted, write_json, write_whole
+from auditor.proving.table import csv_text
 from auditor.proving.zoo.forensics import confusion
 from auditor.registry import PROBES
 
@@ -71,8 +70,8 @@ def write_zoo(
         "recipes": confusion([(r.member.method, "+".join(_shown(r))) for r in records]),
     }
     write_json(out / "zoo.json", table)
-    (out / "zoo.csv").write_text(_csv(records), "utf-8")
-    (out / "zoo.md").write_text(_markdown(table), "utf-8")
+    write_whole(out / "zoo.csv", _csv(records))
+    write_whole(out / "zoo.md", _markdown(table))
     return table
 
 
@@ -139,27 +138,25 @@ def _shown(record: Record) -> list[str]:
 
 
 def _csv(records: Sequence[Record]) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
     names = ("vocabulary_shift", "encoder_excess", "attention_excess", "drift")
     covariates = ("kind", "rank", "denoiser_norm", "text_norm", "vectors", "touched")
-    writer.writerow(["digest", "split", "method", "pictures", "steps", "lr", *covariates, *names, "entry"])
-    for record in map(rescaled, records):
+
+    def line(record: Record) -> list[Any]:
         member, measured = record.member, record.measured
-        writer.writerow(
-            [
-                member.digest[:16],
-                split_of_recipe(member.digest),
-                member.method,
-                member.pictures.kind,
-                member.params.steps,
-                f"{member.params.lr:g}",
-                *(_short(measured.covariates.get(name, "")) for name in covariates),
-                *(_short(measured.scores.get(name, "")) for name in names),
-                measured.found.get("entry", ""),
-            ]
-        )
-    return out.getvalue()
+        return [
+            member.digest[:16],
+            split_of_recipe(member.digest),
+            member.method,
+            member.pictures.kind,
+            member.params.steps,
+            f"{member.params.lr:g}",
+            *(_short(measured.covariates.get(name, "")) for name in covariates),
+            *(_short(measured.scores.get(name, "")) for name in names),
+            measured.found.get("entry", ""),
+        ]
+
+    header = ["digest", "split", "method", "pictures", "steps", "lr", *covariates, *names, "entry"]
+    return csv_text(header, map(line, map(rescaled, records)))
 
 
 def _short(value: float | str) -> str:
