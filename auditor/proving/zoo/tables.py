@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ from auditor.banks import (
     write_bank,
 )
 from auditor.pipeline.components import Components
-from auditor.probes.backdoor.vocabulary_shift import VocabularyShift, combine
+from auditor.probes.backdoor.vocabulary_shift import VocabularyShift
 from auditor.probes.behaviour.drift import Drift
 from auditor.proving.counts import cell, counted, write_json, write_whole
 from auditor.proving.table import csv_text
@@ -76,7 +75,7 @@ def write_zoo(
 
 
 def _adapter(record: Record) -> BankAdapter:
-    member, measured = record.member, record.measured
+    member, measured = record.member, record.measured.rescaled()
     recipe = member.recipe()
     extra = {**recipe["extra"], **{k: v for k, v in measured.covariates.items() if k != "rank"}}
     rank = round(float(measured.covariates["rank"]))
@@ -85,17 +84,8 @@ def _adapter(record: Record) -> BankAdapter:
         name=f"clean-{member.digest[:16]}",
         split=split_of_recipe(member.digest),
         recipe=Recipe(**{**recipe, "rank": rank, "extra": extra}),
-        scores=dict(rescaled(record).measured.scores),
+        scores=dict(measured.scores),
     )
-
-
-def rescaled(record: Record) -> Record:
-    """The record with the vocabulary's score at the probe's present scales: what was measured are the excesses."""
-    scores = record.measured.scores
-    if not scores:
-        return record
-    _, score = combine(scores["encoder_excess"], scores["attention_excess"], VocabularyShift())
-    return replace(record, measured=replace(record.measured, scores=scores | {"vocabulary_shift": score}))
 
 
 def _fit_scales(records: Sequence[Record]) -> dict[str, float]:
@@ -142,7 +132,7 @@ def _csv(records: Sequence[Record]) -> str:
     covariates = ("kind", "rank", "denoiser_norm", "text_norm", "vectors", "touched")
 
     def line(record: Record) -> list[Any]:
-        member, measured = record.member, record.measured
+        member, measured = record.member, record.measured.rescaled()
         return [
             member.digest[:16],
             split_of_recipe(member.digest),
@@ -156,7 +146,7 @@ def _csv(records: Sequence[Record]) -> str:
         ]
 
     header = ["digest", "split", "method", "pictures", "steps", "lr", *covariates, *names, "entry"]
-    return csv_text(header, map(line, map(rescaled, records)))
+    return csv_text(header, map(line, records))
 
 
 def _short(value: float | str) -> str:
