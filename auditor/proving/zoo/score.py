@@ -11,6 +11,7 @@ from auditor.artifact.together import identify_parts
 from auditor.errors import AuditorError
 from auditor.pipeline.components import Components
 from auditor.pipeline.subject import Subject
+from auditor.probes.additions import changes_weights
 from auditor.probes.backdoor.vocabulary_shift import VocabularyShift, combine, scan_vocabulary
 from auditor.probes.behaviour.drift import Drift, measure_drift
 from auditor.proving.memory_run import MemoryRun
@@ -60,7 +61,7 @@ def measure(base: Components, path: Path) -> Measured:
         with Subject(base, parts) as subject:
             covariates = subject.covariates
             coverage = (subject.coverage.keys_applied, subject.coverage.keys_total)
-            scores, found = _scores(subject) if subject.changes.components else ({}, {})
+            scores, found = _scores(subject) if changes_weights(subject) else ({}, {})
             return Measured(covariates, coverage, scores, found)
     except AuditorError as problem:
         return Measured(refused=str(problem))
