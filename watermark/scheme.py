@@ -107,7 +107,6 @@ class LatentScheme(ABC):
             UsageError: a payload that is too long, or as :meth:`capacity`.
         """
 
-    @abstractmethod
     def detect(
         self,
         latents: Any,
@@ -129,6 +128,19 @@ class LatentScheme(ABC):
         Raises:
             UsageError: latents that are not finite, constant or not three-dimensional, or as :meth:`capacity`.
         """
+        for nonce in nonces:
+            checked_nonce(nonce)
+        values = checked_latents(latents)
+        held = self.capacity(values.shape)
+        given = None if payload is None else checked_payload(payload, held)
+        return self._detect(values, held, key, nonces, given, seed)
+
+    @abstractmethod
+    def _detect(
+        self, latents: FloatArray, held: Capacity, key: MasterKey, nonces: tuple[bytes, ...],
+        payload: bytes | None, seed: int,
+    ) -> Detection:  # fmt: skip
+        """:meth:`detect` for arguments that were checked; ``payload`` is as long as the latents hold."""
 
     def fingerprints(
         self, latents: FloatArray, key: MasterKey, nonce: bytes, payloads: Sequence[bytes]

@@ -20,7 +20,6 @@ from watermark.scheme import (
     Latents,
     LatentScheme,
     Shape,
-    checked_latents,
     checked_nonce,
     checked_payload,
     sign_safe,
@@ -69,31 +68,18 @@ class GaussianShading(LatentScheme):
         out[order] = signed_normals(signs, stream)
         return sign_safe(out.reshape(shape))
 
-    def detect(
-        self,
-        latents: Any,
-        key: MasterKey,
-        *,
-        nonces: tuple[bytes, ...] = (),
-        payload: bytes | None = None,
-        seed: int = 0,
-    ) -> Detection:
-        """See :meth:`LatentScheme.detect`.
-
-        Raises:
-            UsageError: also where no nonce is given.
-        """
+    def _detect(
+        self, latents: FloatArray, held: Capacity, key: MasterKey, nonces: tuple[bytes, ...],
+        payload: bytes | None, seed: int,
+    ) -> Detection:  # fmt: skip
+        """Raises ``UsageError`` also where no nonce is given."""
         if not nonces:
             raise UsageError(
                 "gaussian_shading cannot be read blindly: name the issued nonces, or mark with tail_sign"
             )
-        values = checked_latents(latents)
-        held = self.capacity(values.shape)
-        given = None if payload is None else checked_payload(payload, held)
-        tried = dict.fromkeys(map(checked_nonce, nonces))
-        flat = values.ravel()
-        best = max(tried, key=lambda nonce: _strength(key, nonce, flat, held, given))
-        return self._tested(key, best, flat, held, given, seed).corrected(len(tried))
+        tried, flat = dict.fromkeys(nonces), latents.ravel()
+        best = max(tried, key=lambda nonce: _strength(key, nonce, flat, held, payload))
+        return self._tested(key, best, flat, held, payload, seed).corrected(len(tried))
 
     def fingerprints(
         self, latents: FloatArray, key: MasterKey, nonce: bytes, payloads: Sequence[bytes]

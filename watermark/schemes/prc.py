@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +23,6 @@ from watermark.scheme import (
     LatentScheme,
     Shape,
     bits_of,
-    checked_latents,
     checked_nonce,
     checked_payload,
     sign_safe,
@@ -86,21 +84,14 @@ class PRC(LatentScheme):
         )
         return sign_safe(out.reshape(shape))
 
-    def detect(
-        self,
-        latents: Any,
-        key: MasterKey,
-        *,
-        nonces: tuple[bytes, ...] = (),
-        payload: bytes | None = None,
-        seed: int = 0,
-    ) -> Detection:
-        """See :meth:`LatentScheme.detect`. Nonces are of use only together with the payload, which fix every sign."""
-        values = checked_latents(latents)
-        held = self.capacity(values.shape)
-        flat = values.ravel()[_places(key, held)]
+    def _detect(
+        self, latents: FloatArray, held: Capacity, key: MasterKey, nonces: tuple[bytes, ...],
+        payload: bytes | None, seed: int,
+    ) -> Detection:  # fmt: skip
+        """Nonces are of use only together with the payload, which fix every sign."""
+        flat = latents.ravel()[_places(key, held)]
         if nonces and payload is not None:
-            return _known(key, held, flat, nonces, checked_payload(payload, held), seed)
+            return _known(key, held, flat, nonces, payload, seed)
         code, length = _code(key, held), _length(held.n)
         means = _means(flat[:length]) * _blinding(key, held) * (1 - 2 * _flip_rate(length))
         checks = np.arctanh(code.products(means))
@@ -124,7 +115,7 @@ class PRC(LatentScheme):
 def _known(
     key: MasterKey, held: Capacity, flat: FloatArray, nonces: Sequence[bytes], word: bytes, seed: int
 ) -> Detection:
-    tried = dict.fromkeys(checked_nonce(nonce)[: held.nonce_bits // 8] for nonce in nonces)
+    tried = dict.fromkeys(nonce[: held.nonce_bits // 8] for nonce in nonces)
     found = {short: agreement(flat * _signs(key, held, short, word)) for short in tried}
     best = max(found, key=lambda short: found[short].deviations)
     return _detection(held, found[best], seed, best, word, decoded=False).corrected(len(tried))

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
@@ -23,8 +22,6 @@ from watermark.scheme import (
     Latents,
     LatentScheme,
     Shape,
-    checked_latents,
-    checked_nonce,
     checked_payload,
     fresh_noise,
     sign_safe,
@@ -135,24 +132,16 @@ class RingId(LatentScheme):
         values[0][:, rings.inside] = np.abs(values[0][:, rings.inside]) * _field_signs(key, layout)
         return sign_safe(spectrum.write(noise, values))
 
-    def detect(
-        self,
-        latents: Any,
-        key: MasterKey,
-        *,
-        nonces: tuple[bytes, ...] = (),
-        payload: bytes | None = None,
-        seed: int = 0,
-    ) -> Detection:
-        """See :meth:`LatentScheme.detect`. The mark does not hang on the nonce, so that a log of them adds nothing."""
-        for nonce in nonces:
-            checked_nonce(nonce)
-        values = checked_latents(latents)
-        layout, held = layout_of(values.shape), self.capacity(values.shape)
-        field, ringed = _found(layout, values)
+    def _detect(
+        self, latents: FloatArray, held: Capacity, key: MasterKey, nonces: tuple[bytes, ...],
+        payload: bytes | None, seed: int,
+    ) -> Detection:  # fmt: skip
+        """The mark does not hang on the nonce, so that a log of them adds nothing."""
+        layout = layout_of(latents.shape)
+        field, ringed = _found(layout, latents)
         unsigned = ringed * _ring_mask(key, layout)
         bits = (unsigned[-_PAYLOAD_BITS:] > 0).astype(np.uint8)
-        word = np.packbits(bits).tobytes() if payload is None else checked_payload(payload, held)
+        word = np.packbits(bits).tobytes() if payload is None else payload
         agreeing = (field * _field_signs(key, layout)).ravel()
         known = np.concatenate([agreeing, unsigned[:-_PAYLOAD_BITS]])
         tested = agreement(np.concatenate([agreeing, ringed * _ring_signs(key, layout, word).ravel()]))
@@ -175,7 +164,7 @@ class RingId(LatentScheme):
             floor=held.floor,
             payload=word,
             tails={Method.CERTIFIED: bound, Method.SADDLE_POINT: approximate},
-            details={"rings": layout.count, "published_l1": _published_l1(key, layout, values, word)},
+            details={"rings": layout.count, "published_l1": _published_l1(key, layout, latents, word)},
         )
 
     def fingerprints(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +23,6 @@ from watermark.scheme import (
     LatentScheme,
     Shape,
     bits_of,
-    checked_latents,
     checked_nonce,
     checked_payload,
     sign_safe,
@@ -143,30 +141,21 @@ class TailSign(LatentScheme):
         out[body] = tail_normals(layout.body, tails, signs, magnitudes)
         return sign_safe(out.reshape(shape))
 
-    def detect(
-        self,
-        latents: Any,
-        key: MasterKey,
-        *,
-        nonces: tuple[bytes, ...] = (),
-        payload: bytes | None = None,
-        seed: int = 0,
-    ) -> Detection:
-        """See :meth:`LatentScheme.detect`.
+    def _detect(
+        self, latents: FloatArray, held: Capacity, key: MasterKey, nonces: tuple[bytes, ...],
+        payload: bytes | None, seed: int,
+    ) -> Detection:  # fmt: skip
+        """Blind, the header only says which signs to look for, and the p-value rests on the body.
 
-        Blind, the header only says which signs to look for, and the p-value rests on the body. A logged nonce fixes the
-        signs of the header too.
+        A logged nonce fixes the signs of the header too.
         """
-        values = checked_latents(latents)
-        layout = layout_of(values.shape)
-        given = None if payload is None else checked_payload(payload, self.capacity(values.shape))
-        flat = values.ravel()
+        layout, flat = layout_of(latents.shape), latents.ravel()
         if not nonces:
             read = _read_header(key, layout, flat)
-            return self._tested(key, layout, flat, read, given, blind=True, seed=seed)
-        tried = dict.fromkeys(checked_nonce(nonce)[: layout.nonce_bits // 8] for nonce in nonces)
-        best = min(tried, key=lambda short: self._bound(key, layout, flat, short, given))
-        return self._tested(key, layout, flat, best, given, blind=False, seed=seed).corrected(len(tried))
+            return self._tested(key, layout, flat, read, payload, blind=True, seed=seed)
+        tried = dict.fromkeys(nonce[: layout.nonce_bits // 8] for nonce in nonces)
+        best = min(tried, key=lambda short: self._bound(key, layout, flat, short, payload))
+        return self._tested(key, layout, flat, best, payload, blind=False, seed=seed).corrected(len(tried))
 
     def fingerprints(
         self, latents: FloatArray, key: MasterKey, nonce: bytes, payloads: Sequence[bytes]

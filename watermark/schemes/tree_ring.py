@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
@@ -23,8 +22,6 @@ from watermark.scheme import (
     Latents,
     LatentScheme,
     Shape,
-    checked_latents,
-    checked_nonce,
     checked_payload,
     fresh_noise,
     sign_safe,
@@ -120,22 +117,13 @@ class TreeRing(LatentScheme):
         noise[-layout.channels :] = layout.rings.spectrum.write(marked, values)
         return sign_safe(noise)
 
-    def detect(
-        self,
-        latents: Any,
-        key: MasterKey,
-        *,
-        nonces: tuple[bytes, ...] = (),
-        payload: bytes | None = None,
-        seed: int = 0,
-    ) -> Detection:
-        """See :meth:`LatentScheme.detect`. The mark does not hang on the nonce, so that a log of them adds nothing."""
-        for nonce in nonces:
-            checked_nonce(nonce)
-        values = checked_latents(latents)
-        layout, held = layout_of(values.shape), self.capacity(values.shape)
-        checked_payload(payload or b"", held)
-        found = layout.rings.spectrum.read(values[-layout.channels :])
+    def _detect(
+        self, latents: FloatArray, held: Capacity, key: MasterKey, nonces: tuple[bytes, ...],
+        payload: bytes | None, seed: int,
+    ) -> Detection:  # fmt: skip
+        """The mark does not hang on the nonce, so that a log of them adds nothing."""
+        layout = layout_of(latents.shape)
+        found = layout.rings.spectrum.read(latents[-layout.channels :])
         heights = _heights(key, layout)
         evidence = layout.rings.evidence(found)[:, 0].ravel()
         details = {"rings": layout.dimensions, **_published(layout, found, heights)}
