@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 from auditor.banks import BankData, bank_for
 from auditor.contracts import Params, Probe, Run
+from auditor.probes.additions import additions_told
 from reports.model import Bank, Outcome
 
 if TYPE_CHECKING:
     from auditor.pipeline.subject import Subject
 
-__all__ = ["Judgement", "judge"]
+__all__ = ["Judgement", "judge", "not_judged"]
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,19 @@ def judge(probe: Probe, params: Params, run: Run, subject: Subject, score: float
         reason = f"beyond every clean adapter, but the bank is too small for the level: {told}"
         return Judgement(Outcome.INCONCLUSIVE, reason, p, bank.reference())
     return Judgement(Outcome.PASS, f"within what clean fine-tuning does: {told}", p, bank.reference())
+
+
+def not_judged(subject: Subject, exact: str, described: str) -> Judgement:
+    """What is said where no weight changes: never a pass, since what the adapter adds is described and not tested.
+
+    Args:
+        subject: what was measured.
+        exact: what therefore cannot have changed, as a clause.
+        described: what becomes of the additions, as the end of a sentence.
+    """
+    told = additions_told(subject) or "nothing"
+    reason = f"no weight changes, so {exact}; the adapter adds {told}, {described}"
+    return Judgement(Outcome.INCONCLUSIVE, reason, None, None)
 
 
 def _ranks(subject: Subject) -> dict[str, float | str]:
