@@ -28,14 +28,13 @@ from auditor.banks import (
     write_bank,
 )
 from auditor.contracts import Progress
-from auditor.engine.files import write_atomic
 from auditor.errors import UsageError
 from auditor.pipeline.components import Components
 from auditor.pipeline.open import load_base
 from auditor.pipeline.subject import Subject
 from auditor.probes.backdoor.combination import Combination, measure_combination, possible_words
 from auditor.probes.backdoor.vocabulary_shift import VocabularyShift, scan_vocabulary
-from auditor.proving.counts import cell, counted, write_json
+from auditor.proving.counts import cell, counted, write_json, write_whole
 from auditor.proving.memory_run import MemoryRun
 from auditor.proving.zoo.build import home_of, zoo_folder
 from auditor.proving.zoo.members import Member, draw_member
@@ -195,7 +194,7 @@ def _write(
         },
     }
     write_json(out / "pairs.json", table)
-    write_atomic(out / "pairs.md", _markdown(table).encode())
+    write_whole(out / "pairs.md", _markdown(table))
     return table
 
 
