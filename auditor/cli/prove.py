@@ -46,6 +46,7 @@ def prove() -> None:
       auditor prove zoo -o proof/zoo
       auditor prove pairs -o proof/pairs
       auditor prove spine -o proof/spine --planted 20
+      auditor prove attacks -o proof/attacks
       auditor prove scan -o proof
       auditor prove personalize -o proof
 
@@ -176,6 +177,50 @@ def spine(
     with TaskProgress("proving the spine") as progress:
         prove_spine(out, progress, planted, seed, zoo, shard)
     _print_table(out, "spine")
+
+
+@prove.command("attacks")
+@_OUT
+@click.option("--attacks", default="", metavar="A,B", help="Only these attacks; all by default.")
+@click.option(
+    "--specimens",
+    type=click.IntRange(1, 1000),
+    default=2,
+    show_default=True,
+    help="Specimens of each attack, each with its benign twin.",
+)
+@click.option(
+    "--pairs",
+    type=click.IntRange(0, 100_000),
+    default=0,
+    metavar="N",
+    help="Pairs of clean pictures on the first two specimens of each attack (480 is full size; fewer by default).",
+)
+@click.option(
+    "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seed of all recipes."
+)
+@_ZOO
+@_SHARD
+@click.pass_context
+def attacks(ctx: click.Context, /, out: Path, **given: Any) -> None:
+    """Plant every attack on recipes of the clean zoo, and measure success, cost and what the recipe alone tells.
+
+    Specimens are kept outside DIR, under the hash of their recipe, and are not made twice. Shards may run side by side;
+    run the command once more without --shard to write the tables.
+
+    \b
+    Examples:
+      auditor prove attacks -o proof/attacks
+      auditor prove attacks -o proof/attacks --attacks rickrolling,badt2i --specimens 20 --shard 1/2
+      auditor prove attacks -o proof/attacks --pairs 480
+    """  # noqa: D301
+    from auditor.cli.progress import TaskProgress
+    from auditor.proving.attacks.prove import prove_attacks
+
+    _remember(ctx, "attacks", out)
+    with TaskProgress("proving the attacks") as progress:
+        prove_attacks(out, progress, **given)
+    _print_table(out, "attacks")
 
 
 @prove.command("scan")
