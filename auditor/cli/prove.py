@@ -47,6 +47,7 @@ def prove() -> None:
       auditor prove pairs -o proof/pairs
       auditor prove spine -o proof/spine --planted 20
       auditor prove attacks -o proof/attacks
+      auditor prove backdoor -o proof/backdoor
       auditor prove scan -o proof
       auditor prove personalize -o proof
 
@@ -221,6 +222,41 @@ def attacks(ctx: click.Context, /, out: Path, **given: Any) -> None:
     with TaskProgress("proving the attacks") as progress:
         prove_attacks(out, progress, **given)
     _print_table(out, "attacks")
+
+
+@prove.command("backdoor")
+@_OUT
+@click.option("--attacks", default="", metavar="A,B", help="Only these attacks; all by default.")
+@click.option(
+    "--specimens",
+    type=click.IntRange(1, 1000),
+    default=2,
+    show_default=True,
+    help="Specimens of each attack, each with its benign twin.",
+)
+@click.option(
+    "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seed of all recipes."
+)
+@_ZOO
+@_SHARD
+@click.pass_context
+def backdoor(ctx: click.Context, /, out: Path, **given: Any) -> None:
+    """Audit planted specimens of every attack and their twins, and write what was found by which probe.
+
+    Specimens are those of 'auditor prove attacks' with the same seed.
+
+    \b
+    Examples:
+      auditor prove backdoor -o proof/backdoor
+      auditor prove backdoor -o proof/backdoor --attacks lora_pair --specimens 20 --shard 1/2
+    """  # noqa: D301
+    from auditor.cli.progress import TaskProgress
+    from auditor.proving.backdoor.prove import prove_backdoor
+
+    _remember(ctx, "backdoor", out)
+    with TaskProgress("auditing specimens") as progress:
+        prove_backdoor(out, progress, **given)
+    _print_table(out, "backdoor")
 
 
 @prove.command("scan")
