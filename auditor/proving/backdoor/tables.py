@@ -75,7 +75,7 @@ def audit_alarms(banks: Sequence[BankData], alpha: float) -> dict[str, Any] | No
 
     An adapter counts where every bank has it; None where no adapter is in all of them.
     """
-    share = alpha / len(banks)
+    share = alpha / max(1, len(banks))
     members = [{a.name: a for a in bank.adapters if a.split == "certify"} for bank in banks]
     names = sorted(set.intersection(*(set(each) for each in members))) if members else []
     if not names:
