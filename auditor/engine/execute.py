@@ -85,7 +85,8 @@ def run_or_skip(
         return
     display.probe_started(node.probe.id)
     others = {name: outcomes(ledger.finished[name])[0] for name in node.probe.consumes}
-    run = ProbeRun(node, plan.document.seed, ledger, others, clock, display)
+    pool = plan.pools.get(node.probe.id)
+    run = ProbeRun(node, plan.document.seed, ledger, others, clock, display, pool)
     ending = _run(node, subject, run)
     ending.results = [gate_result(result, node, coverage, run.stopped) for result in ending.results]
     _record(node, ending, run.uncharged, ledger)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import heapq
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from auditor.banks import BankData, bank_for, params_document
+from auditor.banks import BankData, Pool, bank_for, params_document, pools_of
 from auditor.contracts import Capability, JsonValue, Params, Probe, Stage
 from auditor.engine.ports import DecisionPolicy
 from auditor.errors import UsageError
@@ -51,15 +51,17 @@ class AuditPlan:
         nodes: every probe after all that it consumes.
         shares: level of each family that may spend alpha; they sum to at most the audit's alpha.
         document: the plan as the report shows it.
+        pools: probe id to the pool that judges it, where several of a family are judged as one.
     """
 
     nodes: tuple[PlanNode, ...]
     shares: Mapping[str, float]
     document: Plan
+    pools: Mapping[str, Pool] = field(default_factory=dict)
 
-    def members(self, family: str) -> int:
-        """Number of probes of a family among which its share is divided."""
-        return sum(node.probe.family == family and node.alpha > 0 for node in self.nodes)
+    def alone(self, family: str) -> list[PlanNode]:
+        """Probes of a family that may spend alpha and are not judged together with others."""
+        return [n for n in self.nodes if n.probe.family == family and n.alpha > 0 and n.probe.id not in self.pools]
 
 
 def build_plan(
@@ -78,8 +80,9 @@ def build_plan(
     """Builds the plan. Probes that a chosen one consumes are added.
 
     Within a family that has a share of alpha, the share is divided evenly among its planned probes, so that
-    whatever a probe rejects at its level is also rejected by Holm's procedure over the family. Probes that the
-    subject cannot be asked, which is known before anything is measured, take nothing from the others.
+    whatever a probe rejects at its level is also rejected by Holm's procedure over the family. Probes whose banks
+    measured the same adapters are judged as one (:class:`auditor.banks.Pool`) and take one part together; those that
+    the subject cannot be asked, which is known before anything is measured, take none.
 
     Args:
         probes: ids or patterns such as ``backdoor.*``; if None, those that the policy lists or requires. A pattern
@@ -123,15 +126,17 @@ def build_plan(
             raise UsageError(f"parameters are given for '{inert(name)}', which is not planned{where}")
     shares = _shares(ordered, level, policy.split)
     asked = [p for p in ordered if p.needs <= capabilities]
-    sizes = {family: sum(p.family == family for p in asked) for family in shares}
-    nodes = tuple(
-        PlanNode(
-            p,
-            parse_params(p, overrides.get(p.id, {})),
-            shares.get(p.family, 0.0) / sizes.get(p.family, 1) if p in asked else 0.0,
-        )
-        for p in ordered
-    )
+    given = {p.id: parse_params(p, overrides.get(p.id, {})) for p in ordered}
+    found = {p.id: banks(p, base_sha256, given[p.id]) for p in ordered if p.bank and base_sha256}
+    pools: dict[str, Pool] = {}
+    levels: dict[str, float] = {}
+    for family, share in shares.items():
+        mine = [p for p in asked if p.family == family]
+        pooled = pools_of({p.id: bank for p in mine if (bank := found.get(p.id)) is not None})
+        groups = len({id(pool) for pool in pooled.values()}) + sum(p.id not in pooled for p in mine)
+        levels |= {p.id: share / groups for p in mine}
+        pools |= pooled
+    nodes = tuple(PlanNode(p, given[p.id], levels.get(p.id, 0.0)) for p in ordered)
     document = Plan(
         policy=policy.name,
         policy_sha256=policy.sha256,
@@ -147,9 +152,9 @@ def build_plan(
             for node in nodes
         ),
         budget_seconds=budget,
-        banks=tuple(bank.reference() for bank in _banks(nodes, base_sha256, banks)),
+        banks=tuple(bank.reference() for bank in found.values() if bank is not None),
     )
-    return AuditPlan(nodes, shares, document)
+    return AuditPlan(nodes, shares, document, pools)
 
 
 def parse_params(probe: Probe, given: Mapping[str, JsonValue]) -> Params:
@@ -239,8 +244,3 @@ def _shares(probes: Sequence[Probe], alpha: float, split: Mapping[str, float]) -
             weights[probe.family] = split.get(OTHER_FAMILIES, 1.0)
     positive = {family: weight for family, weight in weights.items() if weight > 0}
     return alpha_split(alpha, positive) if positive else {}
-
-
-def _banks(nodes: Sequence[PlanNode], base_sha256: str, banks: BankLookup) -> list[BankData]:
-    found = [banks(n.probe, base_sha256, n.params) for n in nodes if n.probe.bank and base_sha256]
-    return [bank for bank in found if bank is not None]
