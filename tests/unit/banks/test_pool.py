@@ -115,7 +115,7 @@ def test_probes_judged_as_one_share_a_part_of_the_level_and_others_have_their_ow
     known._loaded = True
     for name in "abc":
         known.add(f"backdoor.{name}", probe(name))
-    policy = Policy(name="p", required=(), alpha=0.02, split={"backdoor": 1})
+    policy = Policy(name="p", required=("backdoor.*",), alpha=0.02, split={"backdoor": 1})
     plan = build_plan(
         ["backdoor.*"], policy=policy, base_sha256=BASE, registry=known, banks=lambda p, *_: found.get(p.id)
     )
