@@ -89,9 +89,11 @@ class ProbeRun:
         clock: Clock,
         display: Display,
         pool: Pool | None = None,
+        meter: Callable[[], int] = int,
     ) -> None:
         self.alpha = node.alpha
         self.pool = pool
+        self._meter = meter
         self.stopped = False
         self.calls = 0
         self._probe = node.probe
@@ -178,8 +180,9 @@ class ProbeRun:
             raise BudgetStop(f"the budget was spent before '{inert(name)}'")
 
     def _work(self, name: str, work: Callable[[], JsonValue]) -> JsonValue:
-        before, calls = self._clock.monotonic(), self.calls
+        before, calls, counted = self._clock.monotonic(), self.calls, self._meter()
         text = encode(work())
+        self.calls += self._meter() - counted
         event: Event = {"type": "unit", "probe": self._probe.id, "name": name}
         if len(text) > LARGEST_INLINE:
             event["blob"] = self._ledger.store.put_blob(text.encode())

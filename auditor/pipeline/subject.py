@@ -269,6 +269,7 @@ class Subject:
         self._active: Name = "base"
         self.tuned_tokenizers, self._swaps = self._prepare()
         self.base, self.tuned = View(self, "base"), View(self, "tuned")
+        self._calls_of_parts = 0
         self._coverage: Coverage | None = None
         self._covariates: dict[str, float | str] | None = None
 
@@ -282,6 +283,11 @@ class Subject:
     def unavailable(self) -> dict[Capability, str]:
         """Why a capability is not offered."""
         return {} if len(self.artifacts) > 1 else {Capability.PARTS: "one part was given; name all that run together"}
+
+    @property
+    def denoiser_calls(self) -> int:
+        """Evaluations of one latent so far, in both views and in subjects of some of the parts."""
+        return self.base.denoiser.calls + self.tuned.denoiser.calls + self._calls_of_parts
 
     @property
     def coverage(self) -> Coverage:
@@ -318,6 +324,7 @@ class Subject:
                 yield some
             finally:
                 some._switch("base")
+                self._calls_of_parts += some.denoiser_calls
 
     def describe(self) -> SubjectRecord:
         """The subject as the report records it."""

@@ -126,3 +126,6 @@ def test_an_audit_of_two_parts_measures_them_together_and_never_passes_without_a
     assert result.value is not None and np.isfinite(result.value)
     assert result.details["pairs"][0]["names"] == ["a.safetensors", "b.safetensors"]
     assert report.verdict.decision == "inconclusive"
+    # Eight carriers at two levels, four cells of which the last is put together from the parts; words come on top.
+    cells = len(result.details["pairs"]) * 8 * 2 * 4
+    assert cells <= result.cost.denoiser_calls <= cells + 2 * 8 * 2
