@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from auditor.pipeline.subject import Subject, View
+from auditor.pipeline.subject import Subject
+from auditor.pipeline.view import View
 
 __all__ = ["Corners", "Effects", "corners", "effects"]
 

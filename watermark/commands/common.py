@@ -14,7 +14,7 @@ from auditor.errors import UsageError
 from auditor.text import inert
 
 if TYPE_CHECKING:
-    from auditor.pipeline.subject import View
+    from auditor.pipeline.view import View
     from watermark.keys import MasterKey
     from watermark.scheme import LatentScheme
 

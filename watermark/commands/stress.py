@@ -16,7 +16,8 @@ from auditor.text import inert
 from watermark.commands.common import level, model_options, named_scheme, scheme_option
 
 if TYPE_CHECKING:
-    from auditor.pipeline.subject import Subject, View
+    from auditor.pipeline.subject import Subject
+    from auditor.pipeline.view import View
     from watermark.removal.attack import Removal
     from watermark.stress import StressRow
 

@@ -27,8 +27,9 @@ from reports.model import Evidence, Finding, Outcome, Reference, Result, Severit
 
 if TYPE_CHECKING:
     from auditor.pipeline.key_values import KeyValueShift
-    from auditor.pipeline.subject import Subject, View
+    from auditor.pipeline.subject import Subject
     from auditor.pipeline.text_shift import Lexicon, TokenStates
+    from auditor.pipeline.view import View
 
 __all__ = ["VocabularyShift", "combine", "scan_vocabulary", "vocabulary_shift"]
 

@@ -22,7 +22,8 @@ from auditor.text import inert
 from reports.model import Result
 
 if TYPE_CHECKING:
-    from auditor.pipeline.subject import Subject, View
+    from auditor.pipeline.subject import Subject
+    from auditor.pipeline.view import View
 
 __all__ = ["Drift", "drift"]
 
