@@ -149,7 +149,7 @@ def _measure(
 ) -> list[dict[str, JsonValue]]:
     from auditor.pipeline.interaction import corners
 
-    names = [inert(subject.artifacts[i].path.name, 80) for i in pair]
+    names = [name for i, name in enumerate(_part_names(subject)) if i in pair]
     with corners(subject, *pair) as cells:
         rows = []
         for word in ("", *words):
@@ -167,6 +167,14 @@ def _measure(
                 }
             )
         return rows
+
+
+def _part_names(subject: Subject) -> list[str]:
+    """Names of the files, with their folders' where files have one name."""
+    paths = [part.path for part in subject.artifacts]
+    short = [path.name for path in paths]
+    chosen = [path.name if short.count(path.name) == 1 else f"{path.parent.name}/{path.name}" for path in paths]
+    return [inert(name, 80) for name in chosen]
 
 
 def _sizes(subject: Subject, params: Combination, run: Run, cells: Any, word: str) -> list[float]:

@@ -95,6 +95,10 @@ def test_three_parts_are_three_pairs_and_those_beyond_the_most_are_told(parts, t
         every = measure_combination(subject, PARAMS, MemoryRun(ID), ["dog"])
         some = measure_combination(subject, Combination(levels=(0.5,), steps=2, most=1), MemoryRun(ID), [])
     assert {tuple(row["parts"]) for row in every["pairs"]} == {(0, 1), (0, 2), (1, 2)}
+    # Two files have one name: their folders tell them apart.
+    assert {tuple(row["names"]) for row in every["pairs"] if row["parts"] == [0, 2]} == {
+        (f"{tmp_path.name}/a.safetensors", "third/a.safetensors")
+    }
     assert {row["word"] for row in every["pairs"]} == {"", "dog"}
     assert (len(some["pairs"]), some["pairs_left"]) == (1, 2)
 
