@@ -23,12 +23,16 @@ _ROWS = 64
 
 @dataclass(frozen=True)
 class Lessons:
-    """N rows: noisy latents (N, C, h, w), timesteps (N,), prompts, and the wanted native prediction (N, C, h, w)."""
+    """N rows: noisy latents (N, C, h, w), timesteps (N,), prompts, and the wanted native prediction (N, C, h, w).
+
+    ``condition`` is what the prompts are encoded as where that is not for the encoder in place to say: N rows.
+    """
 
     noisy: Tensor
     t: Tensor
     prompts: tuple[str, ...]
     wanted: Tensor
+    condition: Conditioning | None = None
 
     def __len__(self) -> int:
         return len(self.prompts)
@@ -44,7 +48,7 @@ class Course:
 
 
 def teacher_lessons(
-    base: Components, latents: Tensor, asked: Sequence[str], answered: Sequence[str], seed: int
+    base: Components, latents: Tensor, asked: Sequence[str], answered: Sequence[str], seed: int, low: float = 0.0
 ) -> Lessons:
     """Asked one prompt, the student is to say what the model as it stands says of another; the same one for clean rows.
 
@@ -57,8 +61,9 @@ def teacher_lessons(
         asked: N prompts that the student sees.
         answered: N prompts that the teacher sees.
         seed: of timesteps and noise.
+        low: the least timestep, as a share of the schedule.
     """
-    drawn = _all_rows(base, latents, seed)
+    drawn = _all_rows(base, latents, seed, low)
     with torch.no_grad():
         answers = encode_distinct(base, answered)
         wanted = [
@@ -99,12 +104,12 @@ def teach(
     frozen = None
     if not text_trained:
         with torch.no_grad():
-            frozen = [encode_distinct(base, course.lessons.prompts) for course in kept]
+            frozen = [_condition(base, course.lessons) for course in kept]
 
     def loss_of(step: Step) -> Tensor:
         rows = [torch.randint(len(c.lessons), (c.batch,), generator=step.generator) for c in kept]
         conditions = [
-            frozen[i][at] if frozen else encode_distinct(base, [c.lessons.prompts[r] for r in at.tolist()])
+            frozen[i][at] if frozen else _condition(base, c.lessons, at)
             for i, (c, at) in enumerate(zip(kept, rows, strict=True))
         ]
         noisy, t, wanted = (
@@ -118,9 +123,17 @@ def teach(
     return optimise([Group("denoiser", layers)], loss_of, recipe, progress).final
 
 
-def _all_rows(base: Components, latents: Tensor, seed: int) -> Drawn:
+def _condition(base: Components, lessons: Lessons, rows: Tensor | None = None) -> Conditioning:
+    """What all rows are asked by, or those that are named (B,)."""
+    if lessons.condition is not None:
+        return lessons.condition if rows is None else lessons.condition[rows]
+    chosen = range(len(lessons)) if rows is None else rows.tolist()
+    return encode_distinct(base, [lessons.prompts[row] for row in chosen])
+
+
+def _all_rows(base: Components, latents: Tensor, seed: int, low: float = 0.0) -> Drawn:
     """Every row once, each with a timestep and noise of its own."""
     generator = torch.Generator().manual_seed(seed)
-    drawn = draw(base, latents, len(latents), generator)
+    drawn = draw(base, latents, len(latents), generator, low)
     noisy = Denoiser(base).add_noise(latents, drawn.noise, drawn.t)
     return Drawn(torch.arange(len(latents)), latents, drawn.noise, drawn.t, noisy)
