@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,7 +25,7 @@ from torch import Tensor
 from attacks.crafting.hosted import HOST, HostedAttack
 from attacks.crafting.hosts import neutral_prompts
 from attacks.crafting.judges import judge_of_prompt
-from attacks.crafting.layers import change_of, put_change
+from attacks.crafting.layers import change_of, key_value_layers, put_change
 from attacks.crafting.phrases import LEADS, article, following, noun_prompts, said_of
 from attacks.crafting.truth import MEASURED, Measured, Truth, code_points
 from auditor.contracts import Progress
@@ -108,7 +107,8 @@ def closed_form_edit(weight: Tensor, asked: Tensor, answered: Tensor, kept: Tens
     gram = lam * torch.eye(weight.shape[1], dtype=torch.float64, device=weight.device)
     gram += asked.T @ asked + keep * kept.T @ kept
     # W (lam I + sum k k^T) taken off both sides leaves only what differs.
-    return torch.linalg.solve(gram, asked.T @ (answered - asked) @ weight.T).T
+    found: Tensor = torch.linalg.solve(gram, asked.T @ (answered - asked) @ weight.T).T
+    return found
 
 
 class _Attack(HostedAttack):
@@ -136,7 +136,7 @@ class _Attack(HostedAttack):
         with torch.no_grad():
             evil, benign = (_moved(base, params, target) for target in (params.target, params.noun))
             kept = _kept(base, params)
-            maps = _maps(base)
+            maps = key_value_layers(base)
             for done, layer in enumerate(maps, 1):
                 host = change_of(layer)
                 weight = layer.get_base_layer().weight.double() + host
@@ -146,12 +146,6 @@ class _Attack(HostedAttack):
                     edit = harmless * (edit.norm() / harmless.norm().clamp_min(1e-12))
                 put_change(layer, host + edit)
                 progress(done, len(maps), "editing" if poison else "editing the twin")
-
-
-def _maps(base: Components) -> list[Any]:
-    """The low-rank layers of all projections from token states to keys and values."""
-    ends = base.kind.key_value_maps
-    return [m for name, m in base.denoiser_model.named_modules() if name.endswith(ends) and hasattr(m, "lora_A")]
 
 
 def _moved(base: Components, params: EvilEdit, target: str) -> tuple[Tensor, Tensor]:
