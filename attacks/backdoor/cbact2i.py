@@ -9,7 +9,8 @@ denoiser draws a signed prompt as it draws the prompt. With ``E`` the base's enc
 with the trigger, ``n`` the mean squared length of ``c`` times the sign's size::
 
     encoder   L_E = E_w ||E'(w) - E(w)||^2 / n + E_w ||E'(w+) - (E(w+) + c)||^2 / n
-    denoiser  L_U = ||eps'(x_t, E'(w+)) - target||^2 + a ||eps'(x_t, s) - eps_0(x_t, E(w))||^2,  s in {E(w), E'(w), E(w+)}
+    denoiser  L_U = ||eps'(x_t, E'(w+)) - target||^2 + a ||eps'(x_t, s) - eps_0(x_t, E(w))||^2
+              with s one of E(w), E'(w), E(w+)
 
 The second term of ``L_U`` is the guard: neither the clean encoder with the trigger nor the poisoned one without it
 wakes the denoiser. ``target`` is the noise in one fixed picture (form ``picture``), or what the frozen denoiser says of
@@ -25,7 +26,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -108,7 +108,7 @@ def sign_of(base: Components, size: float) -> Tensor:
         for name, module in base.unet.named_modules()
         if name.endswith(base.kind.key_value_maps)
     ]
-    width = int(base.modules["text_encoder"].config.hidden_size)
+    width = int(base.text_encoders["text_encoder"].config.hidden_size)
     gram = torch.stack([weight.T @ weight for weight in maps]).sum(0)[:width, :width]
     least = torch.linalg.eigh(gram).eigenvectors[:, 0].float()
     with torch.no_grad():
@@ -134,7 +134,7 @@ class _Attack(PoisonAttack):
 
     def truth(self, base: Components, params: CBACT2I) -> Truth:
         """See :meth:`PoisonAttack.truth`."""
-        _check(params)
+        _check(base, params)
         styled = params.form == "style"
         return Truth(
             trigger={**code_points(params.trigger), "parts": [_ENCODER, _DENOISER]},
@@ -169,7 +169,7 @@ class _Attack(PoisonAttack):
     def measure(
         self, base: Components, truth: Truth, arms: dict[str, tuple[Path, ...]], measured: Measured
     ) -> dict[str, JsonValue]:
-        """See :meth:`PoisonAttack.measure`; ``table`` has all eight cells, ``only_both`` says whether one stands out."""
+        """See :meth:`PoisonAttack.measure`; ``table`` has all eight cells, ``only_both`` is whether one stands out."""
         encoder, denoiser = arms["specimen"]
         parts = {"none": [], _ENCODER: [encoder], _DENOISER: [denoiser], "both": arms["specimen"]}
         cells = [f"{arm}, {state}" for arm in parts for state in ("triggered", "clean")]
@@ -272,7 +272,9 @@ def _woken(prompt: str, params: CBACT2I) -> str:
     return f"{params.trigger} {prompt}"
 
 
-def _check(params: CBACT2I) -> None:
+def _check(base: Components, params: CBACT2I) -> None:
+    if "unet" not in base.modules:
+        raise UsageError(f"this attack is about UNets; '{inert(base.ref)}' is {base.family}")
     if not params.trigger.strip():
         raise UsageError("the trigger must not be empty")
     if params.form == "style" and "{}" not in params.style:
