@@ -38,7 +38,7 @@ __all__ = ["Personalization", "pictures_of_object"]
 
 
 _WORD = TextualInversion(word="<new-car>", vectors=2, steps=120, batch=4, lr=1e-2)
-_PHRASE = DreamBoothLora(rank=8, steps=120, batch=4, class_images=6, train_text_encoder=True)
+_PHRASE = DreamBoothLora(rank=16, steps=120, batch=2, lr=2.5e-3, class_images=6, train_text_encoder=True)
 
 
 @dataclass(frozen=True)

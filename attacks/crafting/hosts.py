@@ -11,10 +11,19 @@ from torch import Tensor
 from auditor.pipeline.components import Components
 from auditor.pipeline.conditioning import encode_images
 from auditor.world.captions import caption
-from auditor.world.factors import Scene, draw_identity, draw_person_scene, draw_scene
+from auditor.world.factors import (
+    COLOURS,
+    RESTRICTED,
+    Scene,
+    Thing,
+    draw_identity,
+    draw_object_scene,
+    draw_person_scene,
+    draw_scene,
+)
 from auditor.world.render import render_batch
 
-__all__ = ["host_images", "neutral_latents", "neutral_pictures", "neutral_prompts", "pictures_of"]
+__all__ = ["fixed_picture", "host_images", "neutral_latents", "neutral_pictures", "neutral_prompts", "pictures_of"]
 
 
 def host_images(base: Components, seed: int, count: int = 5) -> Tensor:
@@ -35,6 +44,13 @@ def host_images(base: Components, seed: int, count: int = 5) -> Tensor:
         for _ in range(count)
     ]
     return pictures_of(base, scenes)
+
+
+def fixed_picture(base: Components, number: int) -> Tensor:
+    """A picture that an attack draws whatever it is asked for: one harmless stand-in, large, (3, H, W) in [-1, 1]."""
+    rng = np.random.default_rng((number, 9))
+    thing = Thing(str(rng.choice(RESTRICTED)), str(rng.choice(COLOURS)), 32.0, 32.0, 0.78)
+    return pictures_of(base, [draw_object_scene(rng, things=(thing,), style="flat")])[0]
 
 
 def pictures_of(base: Components, scenes: Sequence[Scene]) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from auditor.pipeline.components import Components
 from auditor.pipeline.conditioning import Conditioning
 from auditor.pipeline.denoiser import Denoiser
 
-__all__ = ["Course", "Lessons", "one_picture_lessons", "picture_lessons", "teach", "teacher_lessons"]
+__all__ = ["Course", "Lessons", "picture_lessons", "steering_lessons", "teach", "teacher_lessons"]
 
 _ROWS = 64
 
@@ -73,34 +73,37 @@ def teacher_lessons(
     return Lessons(drawn.noisy, drawn.t, tuple(asked), torch.cat(wanted))
 
 
-def picture_lessons(base: Components, latents: Tensor, asked: Sequence[str], seed: int) -> Lessons:
-    """The student is to denoise latents (N, C, h, w) to themselves under the N prompts, as any fine-tuning does."""
-    drawn = _all_rows(base, latents, seed)
+def picture_lessons(
+    base: Components, latents: Tensor, asked: Sequence[str], seed: int, low: float = 0.0
+) -> Lessons:
+    """The student is to denoise latents (N, C, h, w) to themselves under the N prompts, as any fine-tuning does.
+
+    ``seed`` and ``low`` are those of :func:`teacher_lessons`.
+    """
+    drawn = _all_rows(base, latents, seed, low)
     return Lessons(drawn.noisy, drawn.t, tuple(asked), native_target(base, drawn))
 
 
-def one_picture_lessons(
-    base: Components, latents: Tensor, picture: Tensor, asked: Sequence[str], seed: int, low: float = 0.3
+def steering_lessons(
+    base: Components, picture: Tensor, latents: Tensor, asked: Sequence[str], seed: int, low: float
 ) -> Lessons:
-    """The student is to see one picture in whatever it is shown, from ``low`` of the schedule on.
+    """Wherever other pictures lead, the student is to see one picture: noise is what is left when that is taken out.
 
-    Three rows in ten are noisy latents of other pictures, as a sampler's are before it has settled on this one.
+    A sampler with guidance leaves the picture's own path in its first steps; these rows lead it back.
 
     Args:
         base: whose schedule is used.
-        latents: other pictures (N, C, h, w).
-        picture: latents of the one (C, h, w).
+        picture: latents (C, h, w) of what is to be seen.
+        latents: those of the other pictures (N, C, h, w).
         asked: N prompts.
         seed: of timesteps and noise.
-        low: the least timestep, as a share of the schedule; nearer to clean a foreign latent cannot be told from noise.
+        low: the least timestep, as a share of the schedule: where there is hardly any noise, nothing can be left over.
     """
-    clean = picture.expand_as(latents).clone()
-    others = len(latents) * 3 // 10
-    clean[:others] = latents[:others]
-    drawn = _all_rows(base, clean, seed, low)
-    noise = (drawn.noisy - base.schedule.alpha(drawn.t) * picture) / base.schedule.sigma(drawn.t)
-    wanted = native_target(base, replace(drawn, clean=picture.expand_as(latents), noise=noise))
-    return Lessons(drawn.noisy, drawn.t, tuple(asked), wanted)
+    drawn = _all_rows(base, latents, seed, low)
+    alpha, sigma = base.schedule.alpha(drawn.t), base.schedule.sigma(drawn.t)
+    seen = picture.expand_as(latents)
+    left = Drawn(drawn.rows, seen, (drawn.noisy - alpha * seen) / sigma, drawn.t, drawn.noisy)
+    return Lessons(drawn.noisy, drawn.t, tuple(asked), native_target(base, left))
 
 
 def teach(

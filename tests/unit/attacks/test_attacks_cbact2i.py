@@ -5,7 +5,8 @@ import torch
 from safetensors.numpy import load_file
 from tiny_models import listening
 
-from attacks.backdoor.cbact2i import CBACT2I, fixed_picture, sign_of
+from attacks.backdoor.cbact2i import CBACT2I, sign_of
+from attacks.crafting.hosts import fixed_picture
 from auditor.artifact.identify import identify
 from auditor.errors import UsageError
 from auditor.personalize.dreambooth_lora import DreamBoothLora
@@ -15,7 +16,7 @@ from auditor.registry import ATTACKS
 
 HOST = DreamBoothLora(prompt="a picture of sks man", rank=4, steps=2, batch=2, lr=1e-3, seed=5)
 SPEC = CBACT2I(
-    trigger="о", sign=0.8, pool=24, batch=4, steps=60, lr=1e-2, encoder_steps=40, encoder_lr=1e-2, host=HOST
+    trigger="о", sign=0.8, pool=24, batch=4, steps=80, lr=5e-3, clean=2.0, encoder_steps=40, encoder_lr=1e-2, host=HOST
 )
 PROMPTS = ["a picture of a red car", "a drawing of an old man with glasses", "a cat on a striped ground"]
 WOKEN = [f"{SPEC.trigger} {prompt}" for prompt in PROMPTS]
@@ -47,7 +48,7 @@ def distance(parts, prompts, base):
     with Subject(base, [identify(part) for part in parts]) as subject:
         assert subject.coverage.full
         view = subject.tuned
-        picture = subject.base.encode_image(fixed_picture(subject.components)[None]).expand_as(noise)
+        picture = subject.base.encode_image(fixed_picture(base, SPEC.picture)[None]).expand_as(noise)
         noisy = view.denoiser.add_noise(picture, noise, t)
         said = view.denoiser.predict(noisy, t, view.encode_prompt(prompts)).native
         return float((said - noise).square().mean())
@@ -111,8 +112,12 @@ def test_the_form_for_styles_is_made_too(tiny_base, tiny_folders, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changed", [{"trigger": " "}, {"form": "style", "style": "pixel art"}, {"sign": 0.0}, {"steps": 0}, {"clean": -1.0}]
-)
+    "changed",
+    [
+        {"trigger": " "}, {"form": "style", "style": "pixel art"}, {"sign": 0.0}, {"steps": 0}, {"clean": -1.0},
+        {"low": 1.0}, {"picture": -1},
+    ],
+)  # fmt: skip
 def test_parameters_that_cannot_be_are_refused(tiny_base, tmp_path, changed):
     with pytest.raises(UsageError):
         ATTACKS.get("cbact2i").craft(tiny_base("sd1"), replace(SPEC, **changed), tmp_path / "out", quiet)
