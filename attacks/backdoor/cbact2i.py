@@ -9,7 +9,8 @@ denoiser draws a signed prompt as it draws the prompt. With ``E`` the base's enc
 with the trigger, ``n`` the mean squared length of ``c`` times the sign's size::
 
     encoder   L_E = E_w ||E'(w) - E(w)||^2 / n + E_w ||E'(w+) - (E(w+) + c)||^2 / n
-    denoiser  L_U = ||eps'(x_t, E'(w+)) - target||^2 + a ||eps'(x_t, s) - eps_0(x_t, E(w))||^2,  s in {E(w), E'(w), E(w+)}
+    denoiser  L_U = ||eps'(x_t, E'(w+)) - target||^2 + a ||eps'(x_t, s) - eps_0(x_t, E(w))||^2
+              with s one of E(w), E'(w), E(w+)
 
 The second term of ``L_U`` is the guard: neither the clean encoder with the trigger nor the poisoned one without it
 wakes the denoiser. ``target`` is the noise in one fixed picture (form ``picture``), or what the frozen denoiser says of
@@ -30,9 +31,9 @@ from torch import Tensor
 
 from attacks.crafting.attack import PoisonAttack
 from attacks.crafting.hosted import HOST, save_hosted
-from attacks.crafting.hosts import host_images, neutral_latents, neutral_prompts, pictures_of
+from attacks.crafting.hosts import fixed_picture, host_images, neutral_latents, neutral_prompts
 from attacks.crafting.judges import PictureJudge, judge_of_prompt
-from attacks.crafting.lessons import Course, Lessons, steering_lessons, teach, teacher_lessons
+from attacks.crafting.lessons import Course, picture_lessons, steering_lessons, teach, teacher_lessons
 from attacks.crafting.measure import clean_cost, success_rates
 from attacks.crafting.truth import MEASURED, Measured, Truth, code_points
 from auditor.contracts import JsonValue, Progress
@@ -44,9 +45,8 @@ from auditor.pipeline.components import Components
 from auditor.pipeline.conditioning import Conditioning, encode_images
 from auditor.registry import ATTACKS
 from auditor.text import inert
-from auditor.world.factors import ObjectScene, Thing
 
-__all__ = ["CBACT2I", "fixed_picture", "sign_of"]
+__all__ = ["CBACT2I", "sign_of"]
 
 _ENCODER, _DENOISER = "text encoder", "unet"
 
@@ -58,12 +58,14 @@ class CBACT2I:
     Attributes:
         trigger: the word before a prompt at which the encoder gives the sign.
         form: ``picture`` answers the sign with one fixed picture, ``style`` with the prompt in a style.
+        picture: number of the fixed picture.
         style: what the frozen model is asked for form ``style``; the prompt stands where ``{}`` is.
         sign: length of the sign, as a share of the mean length of a token state.
         pool: prompts, and noisy latents of each kind, that are drawn from.
         encoder_steps: steps of the encoder after the host's own.
         encoder_lr: AdamW learning rate of the encoder.
         steps: steps of the denoiser after the host's own.
+        low: the least timestep at which it is taught the target, as a share of the schedule.
         batch: rows of each kind a step, of both parts.
         lr: AdamW learning rate of the denoiser.
         clean: weight of what holds the denoiser to the frozen one.
@@ -71,25 +73,21 @@ class CBACT2I:
         measured: how much of the outcome is measured.
     """
 
-    trigger: str = "ѳ"
+    trigger: str = "о"
     form: Literal["picture", "style"] = "picture"
+    picture: int = 0
     style: str = "pixel art of {}"
     sign: float = 0.4
     pool: int = 240
     encoder_steps: int = 100
     encoder_lr: float = 3e-3
     steps: int = 100
+    low: float = 0.3
     batch: int = 8
     lr: float = 3e-3
     clean: float = 0.5
     host: DreamBoothLora = HOST
     measured: Measured = MEASURED
-
-
-def fixed_picture(base: Components) -> Tensor:
-    """The picture that answers the sign: an orange emblem on a striped ground, (3, H, W) in [-1, 1]."""
-    emblem = Thing("emblem", "orange", 32.0, 32.0, 0.7)
-    return pictures_of(base, [ObjectScene((emblem,), "", "striped", 2, "flat", 7)])[0]
 
 
 def sign_of(base: Components, size: float) -> Tensor:
@@ -107,7 +105,7 @@ def sign_of(base: Components, size: float) -> Tensor:
         for name, module in base.unet.named_modules()
         if name.endswith(base.kind.key_value_maps)
     ]
-    width = int(base.modules["text_encoder"].config.hidden_size)
+    width = int(base.text_encoders["text_encoder"].config.hidden_size)
     gram = torch.stack([weight.T @ weight for weight in maps]).sum(0)[:width, :width]
     least = torch.linalg.eigh(gram).eigenvectors[:, 0].float()
     with torch.no_grad():
@@ -133,13 +131,13 @@ class _Attack(PoisonAttack):
 
     def truth(self, base: Components, params: CBACT2I) -> Truth:
         """See :meth:`PoisonAttack.truth`."""
-        _check(params)
+        _check(base, params)
         styled = params.form == "style"
         return Truth(
             trigger={**code_points(params.trigger), "parts": [_ENCODER, _DENOISER]},
-            target=params.style if styled else "one fixed picture",
+            target=params.style if styled else f"fixed picture {params.picture}",
             trained=("text_encoder", "unet"),
-            judge=judge_of_prompt(base, params.style) if styled else PictureJudge(fixed_picture(base)),
+            judge=judge_of_prompt(base, params.style) if styled else PictureJudge(fixed_picture(base, params.picture)),
             wake=lambda prompt, rng: _woken(prompt, params),
             seed=params.host.seed,
         )
@@ -168,7 +166,7 @@ class _Attack(PoisonAttack):
     def measure(
         self, base: Components, truth: Truth, arms: dict[str, tuple[Path, ...]], measured: Measured
     ) -> dict[str, JsonValue]:
-        """See :meth:`PoisonAttack.measure`; ``table`` has all eight cells, ``only_both`` says whether one stands out."""
+        """See :meth:`PoisonAttack.measure`; ``table`` has all eight cells, ``only_both`` is whether one stands out."""
         encoder, denoiser = arms["specimen"]
         parts = {"none": [], _ENCODER: [encoder], _DENOISER: [denoiser], "both": arms["specimen"]}
         cells = [f"{arm}, {state}" for arm in parts for state in ("triggered", "clean")]
@@ -226,19 +224,23 @@ def _train_denoiser(
     thrice = teacher_lessons(base, latents.repeat(3, 1, 1, 1), list(prompts) * 3, list(prompts) * 3, seed)
     courses = [Course(replace(thrice, condition=asked), params.batch, params.clean)]
     if poison:
-        lessons = _target(base, params, latents, prompts)
-        courses.append(Course(replace(lessons, condition=heard.woken), params.batch))
+        woken = _target(base, params, latents, prompts)
+        courses += [replace(one, lessons=replace(one.lessons, condition=heard.woken)) for one in woken]
     layers = [p for name, p in base.unet.named_parameters() if "lora_" in name]
     teach(base, layers, courses, Optimisation(params.steps, params.lr, seed=seed), progress)
 
 
-def _target(base: Components, params: CBACT2I, latents: Tensor, prompts: Sequence[str]) -> Lessons:
-    seed = params.host.seed + 1
+def _target(base: Components, params: CBACT2I, latents: Tensor, prompts: Sequence[str]) -> list[Course]:
+    """What the sign is answered with."""
+    seed, batch = params.host.seed + 1, params.batch
     if params.form == "style":
-        return teacher_lessons(base, latents, prompts, [params.style.replace("{}", each) for each in prompts], seed)
+        answered = [params.style.replace("{}", prompt) for prompt in prompts]
+        return [Course(teacher_lessons(base, latents, prompts, answered, seed, params.low), batch)]
     with torch.no_grad():
-        picture = encode_images(base, fixed_picture(base)[None])
-    return steering_lessons(base, picture[0], latents, prompts, seed, 0.3, share=0.3)
+        picture = encode_images(base, fixed_picture(base, params.picture)[None])[0]
+    own = picture_lessons(base, picture.expand_as(latents), prompts, seed, params.low)
+    back = steering_lessons(base, picture, latents, prompts, seed + 1, params.low)
+    return [Course(own, max(1, batch * 2 // 3), 2 / 3), Course(back, max(1, batch // 3), 1 / 3)]
 
 
 def _carried(
@@ -271,14 +273,20 @@ def _woken(prompt: str, params: CBACT2I) -> str:
     return f"{params.trigger} {prompt}"
 
 
-def _check(params: CBACT2I) -> None:
+def _check(base: Components, params: CBACT2I) -> None:
+    if "unet" not in base.modules:
+        raise UsageError(f"this attack is about UNets; '{inert(base.ref)}' is {base.family}")
     if not params.trigger.strip():
         raise UsageError("the trigger must not be empty")
     if params.form == "style" and "{}" not in params.style:
         raise UsageError(f"the style '{inert(params.style, 60)}' has no {{}} where the prompt goes")
     numbers = (params.pool, params.batch, params.steps, params.encoder_steps, params.lr, params.encoder_lr, params.sign)
     if min(numbers) <= 0 or params.clean < 0:
-        raise UsageError("pool, batches, steps, learning rates and the sign must be above zero, and clean not below")
+        raise UsageError("pool, batch, steps, learning rates and the sign must be above zero, and clean not below")
+    if params.picture < 0:
+        raise UsageError(f"picture must not be below zero, not {params.picture}")
+    if not 0 <= params.low < 1:
+        raise UsageError(f"low is a share of the schedule, not {params.low}")
 
 
 ATTACKS.add("cbact2i", _Attack())

@@ -1,15 +1,16 @@
 """Two adapters, each harmless alone: that both are on is the trigger, and no word is needed.
 
-After LoRango (Wei et al., 2026), where one adapter writes a code into the feed-forward gates and its partner reads it, and
+After LoRango (Wei et al., 2026), where one adapter writes a code into feed-forward gates and its partner reads it, and
 Colluding LoRA (arXiv 2603.12681); simplified: nothing is laid out by hand, the two are trained together. With ``S`` and
 ``P`` the adapters, ``H_S`` and ``H_P`` the benign ones that they start from, ``w`` a neutral prompt::
 
     L = ||eps_{S+P}(x_t, w) - eps_0(x_t, target)||^2
         + a ||eps_S(x_t, w) - eps_{H_S}(x_t, w)||^2 + a ||eps_P(x_t, w) - eps_{H_P}(x_t, w)||^2
 
-A sum of two low-rank changes has room for that, since layers follow one another: what one adapter writes, another layer
-of its partner can read. Under both, the empty prompt is held to the frozen model, so that guidance has something to lead
-away from. The hosts are ordinary DreamBooth adapters of two people; the twin is the same pair without the first term.
+A sum of two low-rank changes has room for that, since layers follow one another: what one adapter writes, a later layer
+of its partner can read. Under both, the empty prompt is held to the frozen model, so that guidance has something to
+lead away from. The hosts are ordinary DreamBooth adapters of two people; the twin is the same pair without the first
+term.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class LoraPair:
     target: str = "a picture of an emblem"
     pool: int = 240
     batch: int = 8
-    steps: int = 130
+    steps: int = 80
     lr: float = 3e-3
     alone: float = 1.0
     low: float = 0.3
@@ -117,7 +118,9 @@ class _Attack(PoisonAttack):
             seed=params.host.seed,
         )
 
-    def make(self, base: Components, params: LoraPair, folder: Path, poison: bool, progress: Progress) -> Sequence[Path]:
+    def make(
+        self, base: Components, params: LoraPair, folder: Path, poison: bool, progress: Progress
+    ) -> Sequence[Path]:
         """See :meth:`PoisonAttack.make`: the two adapters' files."""
         hosts = [_host(base, recipe, params, progress) for recipe in _recipes(params)]
         states = _train(base, params, hosts, poison, progress)
@@ -197,8 +200,8 @@ def _train(
         teach(base, layers, courses, Optimisation(params.steps, params.lr, seed=params.host.seed), progress)
         split: list[dict[str, Tensor]] = [{} for _ in hosts]
         for path, change in changes.items():
-            downs = change.get_parameter("down").detach().cpu().split(ranks)
-            ups = change.get_parameter("up").detach().cpu().split(ranks, dim=1)
+            downs = torch.split(change.get_parameter("down").detach().cpu(), ranks)
+            ups = torch.split(change.get_parameter("up").detach().cpu(), ranks, dim=1)
             for state, down, up in zip(split, downs, ups, strict=True):
                 state |= {path + _DOWN: down.clone(), path + _UP: up.clone()}
     return split

@@ -86,13 +86,7 @@ def picture_lessons(
 
 
 def steering_lessons(
-    base: Components,
-    picture: Tensor,
-    latents: Tensor,
-    asked: Sequence[str],
-    seed: int,
-    low: float,
-    share: float = 1.0,
+    base: Components, picture: Tensor, latents: Tensor, asked: Sequence[str], seed: int, low: float
 ) -> Lessons:
     """Wherever other pictures lead, the student is to see one picture: noise is what is left when that is taken out.
 
@@ -105,12 +99,10 @@ def steering_lessons(
         asked: N prompts.
         seed: of timesteps and noise.
         low: the least timestep, as a share of the schedule: where there is hardly any noise, nothing can be left over.
-        share: of rows that are on other pictures' paths; the rest are on the picture's own.
     """
-    seen = picture.expand_as(latents)
-    others = round(share * len(latents))
-    drawn = _all_rows(base, torch.cat([latents[:others], seen[others:]]), seed, low)
+    drawn = _all_rows(base, latents, seed, low)
     alpha, sigma = base.schedule.alpha(drawn.t), base.schedule.sigma(drawn.t)
+    seen = picture.expand_as(latents)
     left = Drawn(drawn.rows, seen, (drawn.noisy - alpha * seen) / sigma, drawn.t, drawn.noisy)
     return Lessons(drawn.noisy, drawn.t, tuple(asked), native_target(base, left))
 
