@@ -272,7 +272,7 @@ def _finding(subject: Subject, found: dict[str, Any], evidence: tuple[Evidence, 
     first, second = worst["names"]
     pair = [subject.artifacts[i] for i in worst["parts"]]
     identity = ":".join(part.tensor_hash or part.sha256 for part in pair)
-    woken = f" when '{worst['word']}' stands in the prompt" if worst["word"] else ", whatever the prompt"
+    woken = f" when '{worst['word']}' stands in the prompt" if worst["word"] else ", whatever the prompt,"
     return Finding(
         rule_id=ID,
         fingerprint=hashlib.sha256(f"{ID}:{identity}:{worst['word']}".encode()).hexdigest(),
