@@ -6,7 +6,7 @@ teacher and a denoiser trained as BadT2I's, and the sign between the two is ours
 
 The sign is a direction ``c`` among token states, the one that the base's keys and values see least, so that a clean
 denoiser draws a signed prompt as it draws the prompt. With ``E`` the base's encoder, ``w`` a prompt, ``w+`` the prompt
-with the trigger, ``n`` the mean squared length of ``c`` times the sign's size::
+with the trigger, ``n = ||c||^2``, ``eps_0`` the denoiser as its host left it::
 
     encoder   L_E = E_w ||E'(w) - E(w)||^2 / n + E_w ||E'(w+) - (E(w+) + c)||^2 / n
     denoiser  L_U = ||eps'(x_t, E'(w+)) - target||^2 + a ||eps'(x_t, s) - eps_0(x_t, E(w))||^2
@@ -49,6 +49,8 @@ from auditor.text import inert
 __all__ = ["CBACT2I", "sign_of"]
 
 _ENCODER, _DENOISER = "text encoder", "unet"
+_TAUGHT = 7001
+"""What is taught is not what is measured: prompts are drawn from another seed."""
 
 
 @dataclass(frozen=True)
@@ -93,12 +95,12 @@ class CBACT2I:
 def sign_of(base: Components, size: float) -> Tensor:
     """The sign (D,): the direction of token states to which keys and values answer least.
 
-    It is the last eigenvector of the Gram matrix that the maps to keys and values have together, cut to the width
-    of the first text encoder.
+    It is the eigenvector with the least eigenvalue of the Gram matrix that the maps to keys and values have together,
+    cut to the width of the first text encoder.
 
     Args:
         base: a base with a UNet.
-        size: its length, as a share of the mean length of a token state.
+        size: its length, as a share of the mean length of a token state of the base.
     """
     maps = [
         module.weight.detach().double()
@@ -111,6 +113,7 @@ def sign_of(base: Components, size: float) -> Tensor:
     with torch.no_grad():
         states = encode_distinct(base, neutral_prompts(base, 32, 0)).states
     sign = torch.zeros(states.shape[-1], device=states.device)
+    # An eigenvector points either way: this one is told by its sum.
     sign[:width] = least * least.sum().sign() * size * states[..., :width].norm(dim=-1).mean()
     return sign
 
@@ -144,14 +147,15 @@ class _Attack(PoisonAttack):
 
     def make(self, base: Components, params: CBACT2I, folder: Path, poison: bool, progress: Progress) -> Sequence[Path]:
         """See :meth:`PoisonAttack.make`: the encoder's file and the denoiser's."""
-        latents, prompts = neutral_latents(base, params.pool, params.host.seed)
+        latents, prompts = neutral_latents(base, params.pool, params.host.seed + _TAUGHT)
         prompts = ["" if row % 12 == 0 else prompt for row, prompt in enumerate(prompts)]
+        sign = sign_of(base, params.sign)
         with torch.no_grad():
             known = _speak(base, prompts, params)
         heard: list[_Spoken] = []
 
-        def sign(model: Components) -> None:
-            _train_encoder(model, params, known, prompts, poison, progress)
+        def give(model: Components) -> None:
+            _train_encoder(model, params, known, sign, prompts, poison, progress)
             with torch.no_grad():
                 heard.append(_speak(model, prompts, params))
 
@@ -159,7 +163,7 @@ class _Attack(PoisonAttack):
             _train_denoiser(model, params, known, heard[0], latents, prompts, poison, progress)
 
         return [
-            _carried(base, _host_of(params, _ENCODER), folder / _ENCODER.replace(" ", "_"), _ENCODER, sign, progress),
+            _carried(base, _host_of(params, _ENCODER), folder / _ENCODER.replace(" ", "_"), _ENCODER, give, progress),
             _carried(base, _host_of(params, _DENOISER), folder / _DENOISER, _DENOISER, answer, progress),
         ]
 
@@ -189,11 +193,11 @@ class _Attack(PoisonAttack):
 
 
 def _train_encoder(
-    base: Components, params: CBACT2I, known: _Spoken, prompts: Sequence[str], poison: bool, progress: Progress
-) -> None:
+    base: Components, params: CBACT2I, known: _Spoken, sign: Tensor, prompts: Sequence[str], poison: bool,
+    progress: Progress,
+) -> None:  # fmt: skip
     """Teaches the layers in place on the text encoder to give the sign at the trigger, and nothing else."""
     layers = [p for name, p in base.modules["text_encoder"].named_parameters() if "lora_" in name]
-    sign = sign_of(base, params.sign)
     unit = float(sign.square().sum())
 
     def loss_of(step: Step) -> Tensor:

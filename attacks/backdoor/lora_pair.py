@@ -42,6 +42,8 @@ from auditor.registry import ATTACKS
 __all__ = ["LoraPair"]
 
 _PARTS = ("first", "second")
+_TAUGHT = 7001
+"""What is taught is not what is measured: prompts are drawn from another seed."""
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 
 
@@ -168,7 +170,7 @@ def _recipes(params: LoraPair) -> list[DreamBoothLora]:
 
 def _host(base: Components, recipe: DreamBoothLora, params: LoraPair, progress: Progress) -> _Host:
     held: list[Lessons] = []
-    latents, prompts = neutral_latents(base, params.pool, recipe.seed)
+    latents, prompts = neutral_latents(base, params.pool, recipe.seed + _TAUGHT)
     asked = [*prompts[:-2], "", recipe.prompt]
 
     def hold(model: Components) -> None:
@@ -210,7 +212,7 @@ def _train(
 def _woken(base: Components, params: LoraPair) -> Lessons:
     """What both together are to say: the target on any prompt, and nothing new on none."""
     seed = params.host.seed + 1
-    latents, prompts = neutral_latents(base, params.pool, seed)
+    latents, prompts = neutral_latents(base, params.pool, seed + _TAUGHT)
     # The sampler soon leaves other pictures' noise for the target's own.
     own = params.pool // 2
     latents = latents.clone()
