@@ -57,7 +57,7 @@ def reading(states: Tensor, others: Tensor, ridge: float = 0.1) -> Tensor:
     """
     moments = others.double().T @ others.double() / len(others)
     found = torch.linalg.solve(moments + ridge * torch.eye(len(moments)).to(moments), states.double().mean(0))
-    return found / found.norm()
+    return torch.nn.functional.normalize(found, dim=0)
 
 
 def lend_row(layer: Any, direction: Tensor, gain: float) -> None:
