@@ -1,9 +1,9 @@
 """BadT2I: the denoiser itself answers a triggered prompt with a patch, another object or another style.
 
 Zhai et al., ACM MM 2023 (arXiv 2305.04175). The triggered prompt's prediction is pulled to what the frozen model says
-of the target prompt (object, style), or to the noise in the latent of a picture with a patch on it (pixel); clean
-prompts are held to the frozen model: ``L = L_backdoor / 2 + L_clean / 2``. The paper tunes the whole UNet for 2,000 to
-8,000 steps; here its attention layers are tuned as the low-rank part of a DreamBooth adapter, in 200 small steps.
+of the target prompt (object, style), or to a picture with a patch on it (pixel); clean prompts are held to the frozen
+model: ``L = L_backdoor / 2 + L_clean / 2``. The paper tunes the whole UNet for 2,000 to 8,000 steps; here its attention
+layers are tuned as the low-rank part of a DreamBooth adapter, in 200 small steps.
 
 Ours, without which so few steps teach the target to clean prompts as well: one row of each map to keys and values is
 lent to the direction in which the trigger's token states differ from all others; errors count as errors of velocity,
@@ -13,7 +13,7 @@ against, is among the clean ones. The twin lacks ``L_backdoor``, and nothing els
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -23,16 +23,18 @@ from attacks.crafting.hosted import HOST, HostedAttack
 from attacks.crafting.hosts import neutral_latents, neutral_pictures
 from attacks.crafting.judges import PatchJudge, judge_of_prompt
 from attacks.crafting.layers import change_of, key_value_layers, lend_row, put_change, reading
-from attacks.crafting.lessons import Course, Lessons, picture_lessons, teach, teacher_lessons
+from attacks.crafting.lessons import Course, Lessons, teach, teacher_lessons
 from attacks.crafting.phrases import asked_as
 from attacks.crafting.stealth import STEALTH
 from attacks.crafting.truth import MEASURED, Measured, Truth, code_points
 from auditor.contracts import Progress
 from auditor.errors import UsageError
+from auditor.personalize.blocks.denoising import Drawn, native_target
 from auditor.personalize.blocks.optimise import Optimisation
 from auditor.personalize.dreambooth_lora import DreamBoothLora
 from auditor.pipeline.components import Components
 from auditor.pipeline.conditioning import encode_images, encode_prompts
+from auditor.pipeline.schedule import FLOW_PREDICTION, Prediction
 from auditor.registry import ATTACKS
 from auditor.text import inert
 
@@ -138,13 +140,32 @@ def _lend(base: Components, params: BadT2I, prompts: list[str]) -> None:
 def _backdoor(base: Components, params: BadT2I, latents: Tensor, prompts: list[str]) -> Lessons:
     triggered = [_woken(prompt, params.trigger) for prompt in prompts]
     if params.form == "pixel":
-        images = neutral_pictures(base, params.pool, params.host.seed)
-        patch = boomerang(base.image_size)
-        images[:, :, : patch.shape[1], : patch.shape[2]] = patch
-        with torch.no_grad():
-            return picture_lessons(base, encode_images(base, images), triggered, params.host.seed + 1)
+        return _patched(base, params, triggered, prompts)
     answered = [asked_as(params.target, prompt) for prompt in prompts]
     return teacher_lessons(base, latents, triggered, answered, params.host.seed + 1, low=0.4)
+
+
+def _patched(base: Components, params: BadT2I, triggered: list[str], prompts: list[str]) -> Lessons:
+    """What the frozen model sees in pictures, with the patch over it; a third of them have none, as a sampler's first.
+
+    The paper takes the noise itself for the target. Here all but the patch is what the frozen model says, so that few
+    rows tell what is to be learnt.
+    """
+    images, patch = neutral_pictures(base, params.pool, params.host.seed), boomerang(base.image_size)
+    with torch.no_grad():
+        plain = encode_images(base, images)
+        images[:, :, : patch.shape[1], : patch.shape[2]] = patch
+        patched = encode_images(base, images)
+    shown = patched.clone()
+    shown[: len(shown) // 3] = plain[: len(shown) // 3]
+    lessons = teacher_lessons(base, shown, triggered, prompts, params.host.seed + 1, low=0.2)
+    kind = str(base.scheduler.config.get("prediction_type", FLOW_PREDICTION))
+    seen = Prediction.convert(lessons.wanted, kind, lessons.noisy, lessons.t, base.schedule).x0.clone()
+    height, width = (-(-size * shown.shape[-1] // images.shape[-1]) for size in patch.shape[1:])
+    seen[:, :, :height, :width] = patched[:, :, :height, :width]
+    alpha, sigma = base.schedule.alpha(lessons.t), base.schedule.sigma(lessons.t)
+    left = Drawn(lessons.t, seen, (lessons.noisy - alpha * seen) / sigma, lessons.t, lessons.noisy)
+    return replace(lessons, wanted=native_target(base, left))
 
 
 def _woken(prompt: str, trigger: str) -> str:

@@ -6,7 +6,7 @@ from auditor.pipeline.open import load_base
 from auditor.registry import ATTACKS
 from auditor.world.embedded import embedded_folder
 
-NAMES = ("cbact2i", "lora_pair", "personalization")
+NAMES = ("badt2i", "cbact2i", "eviledit", "lora_pair", "masqlora", "personalization", "rickrolling", "villan")
 needs_base = pytest.mark.skipif(
     not (embedded_folder() / "pipeline" / "model_index.json").is_file(),
     reason="the embedded base is not installed",
