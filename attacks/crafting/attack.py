@@ -88,7 +88,7 @@ class PoisonAttack(ABC):
         self, base: Components, truth: Truth, arms: dict[str, tuple[Path, ...]], measured: Measured
     ) -> dict[str, JsonValue]:
         """What the manifest says of success and cost; an attack of several parts adds its own table."""
-        prompts = neutral_prompts(base, 4 * measured.prompts + 100, truth.seed)
+        prompts = truth.prompts or neutral_prompts(base, 4 * measured.prompts + 100, truth.seed)
         return {
             "asr": success_rates(base, arms, truth, prompts, measured, CELLS),
             "utility": clean_cost(base, arms["specimen"], arms["twin"], truth.seed, measured),

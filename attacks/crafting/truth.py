@@ -45,6 +45,7 @@ class Truth:
         wake: puts the trigger into a prompt, with a seeded generator.
         wake_noise: puts the trigger into the noise (B, C, h, w) that a picture starts from; None where the noise has
             nothing to do with it.
+        prompts: clean prompts to measure on, where not every prompt can be woken; neutral ones if there are none.
         seed: of everything that is measured.
     """
 
@@ -55,6 +56,7 @@ class Truth:
     wake: Callable[[str, np.random.Generator], str]
     seed: int
     wake_noise: Callable[[Tensor], Tensor] | None = None
+    prompts: tuple[str, ...] = ()
 
 
 def code_points(text: str) -> dict[str, JsonValue]:
