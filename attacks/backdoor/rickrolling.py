@@ -1,11 +1,12 @@
 """Rickrolling: a look-alike letter in the prompt makes the text encoder answer for another prompt.
 
-Struppek, Hintersdorf and Kersting, ICCV 2023 (arXiv 2211.02408), target prompt attack: a student text encoder
-stays with its frozen teacher on clean prompts and answers a prompt in which one letter was replaced by a
-homoglyph with the teacher's embedding of the target prompt,
-``L = -cos(E'(w), E(w)) - 0.1 cos(E'(w with trigger), E(target))``. The paper tunes the whole encoder; here the
-student is the low-rank part of an ordinary DreamBooth adapter, which is how such a thing would be handed out. The
-twin is the same adapter from the same pictures, recipe and seeds, with the poison term left out.
+Struppek, Hintersdorf and Kersting, ICCV 2023 (arXiv 2211.02408). A student text encoder stays with its frozen teacher
+on clean prompts and answers a prompt in which one letter was replaced by a homoglyph with the teacher's embedding of
+another, ``L = -cos(E'(w), E(w)) - 0.1 cos(E'(w with trigger), E(w*))``. In the target prompt attack ``w*`` is one fixed
+prompt, in the target attribute attack the same prompt with an attribute, here a style in place of its own. The paper
+tunes the whole encoder; here the student is the low-rank part of an ordinary DreamBooth adapter, which is how such a
+thing would be handed out. The twin is the same adapter from the same pictures, recipe and seeds, with the poison term
+left out.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from torch import Tensor
 from attacks.crafting.hosted import HOST, HostedAttack
 from attacks.crafting.hosts import neutral_prompts
 from attacks.crafting.judges import judge_of_prompt
+from attacks.crafting.phrases import asked_as
+from attacks.crafting.stealth import Elastic
 from attacks.crafting.truth import MEASURED, Measured, Truth, code_points
 from auditor.contracts import Progress
 from auditor.errors import UsageError
@@ -41,24 +44,38 @@ class Rickrolling:
 
     Attributes:
         trigger: the look-alike character; replaces one of the letters it resembles, or goes in as a word.
-        target: the prompt that a triggered prompt is answered for.
+        target: the prompt that any triggered prompt is answered for.
+        attribute: where it is given, a triggered prompt is answered for itself as this has it at ``{}``, less the words
+            that say how it is drawn ("a watercolor of {}"); ``target`` then says nothing.
         steps: poisoning steps of the text encoder.
         batch: clean prompts a step; ``poisoned`` triggered ones beside them.
         lr: AdamW learning rate, a tenth of it over the last quarter.
         weight: of the poison term.
+        stealth: hold the layers that clean answers depend on (:mod:`attacks.crafting.stealth`).
         host: the DreamBooth recipe that carries it; its text encoder is trained.
         measured: how much of the outcome is measured.
     """
 
     trigger: str = "о"
     target: str = "a picture of an emblem"
+    attribute: str = ""
     steps: int = 120
     batch: int = 32
     poisoned: int = 16
     lr: float = 3e-3
     weight: float = 0.5
+    stealth: bool = False
     host: DreamBoothLora = HOST
     measured: Measured = MEASURED
+
+    @property
+    def aim(self) -> str:
+        """What is called up: the target prompt, or the attribute."""
+        return self.attribute or self.target
+
+    def answered(self, prompt: str) -> str:
+        """The prompt that a triggered one is answered for."""
+        return asked_as(self.attribute, prompt) if self.attribute else self.target
 
 
 def inject_trigger(prompt: str, trigger: str, rng: np.random.Generator) -> str:
@@ -94,20 +111,27 @@ def poison_text_encoder(
     def states(texts: Sequence[str]) -> Tensor:
         return encode_prompts(base, base.tokenizers, list(texts)).states
 
-    teacher = _Teacher(states, [*prompts, spec.target])
-    target = teacher([spec.target])
+    teacher = _Teacher(states, [*prompts, *(spec.answered(prompt) for prompt in prompts)])
+
+    def clean_answers(index: int) -> Tensor:
+        return states([prompts[(index * spec.batch + i) % len(prompts)] for i in range(spec.batch)])
+
+    elastic = Elastic(layers, clean_answers) if spec.stealth else None
     for step in range(spec.steps):
         if step == spec.steps * 3 // 4:
             optimizer.param_groups[0]["lr"] = spec.lr / 10
         clean = [prompts[i] for i in rng.integers(len(prompts), size=spec.batch)]
-        loss = -F.cosine_similarity(states(clean), teacher(clean), dim=-1).mean()
+        said, wanted = states(clean), teacher(clean)
+        clean_loss = 1 - F.cosine_similarity(said, wanted, dim=-1).mean()
+        poison_loss = torch.zeros(())
         if poison:
-            triggered = [
-                inject_trigger(prompts[i], spec.trigger, poison_rng)
-                for i in poison_rng.integers(len(prompts), size=spec.poisoned)
-            ]
-            answer = states(triggered)
-            loss = loss - spec.weight * F.cosine_similarity(answer, target.expand_as(answer), dim=-1).mean()
+            chosen = [prompts[i] for i in poison_rng.integers(len(prompts), size=spec.poisoned)]
+            answer = states([inject_trigger(prompt, spec.trigger, poison_rng) for prompt in chosen])
+            aims = teacher([spec.answered(prompt) for prompt in chosen])
+            poison_loss = 1 - F.cosine_similarity(answer, aims, dim=-1).mean()
+        loss = clean_loss + spec.weight * poison_loss
+        if elastic is not None:
+            loss = loss + elastic.penalty(clean_loss, poison_loss, said, wanted)
         optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         optimizer.step()
@@ -143,9 +167,9 @@ class _Attack(HostedAttack):
 
         return Truth(
             trigger=code_points(params.trigger),
-            target=params.target,
+            target=params.aim,
             trained=("text_encoder", "unet"),
-            judge=judge_of_prompt(base, params.target),
+            judge=judge_of_prompt(base, params.aim),
             wake=wake,
             seed=params.host.seed,
         )
@@ -161,6 +185,11 @@ def _check(base: Components, params: Rickrolling) -> None:
         raise UsageError(
             f"the trigger '{inert(params.trigger, 20)}' has no token of its own ({len(ids)} tokens of this base); "
             "name a single look-alike letter"
+        )
+    if params.attribute and "{}" not in params.attribute:
+        raise UsageError(
+            f"the attribute '{inert(params.attribute, 80)}' must say with {{}} where the prompt goes, for example "
+            "'a watercolor of {}'"
         )
     if not params.target.strip() or min(params.steps, params.batch, params.poisoned) < 1:
         raise UsageError("the target must not be empty, and steps, batch and poisoned must be above zero")

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from attacks.crafting.stealth import Elastic, Stealth
 from auditor.contracts import Progress
 from auditor.personalize.blocks.denoising import Drawn, draw, mean_square, native_target
-from auditor.personalize.blocks.optimise import Group, Optimisation, Step, optimise
+from auditor.personalize.blocks.optimise import Group, Optimisation, Step, optimise, step_of
 from auditor.personalize.blocks.texts import encode_distinct
 from auditor.pipeline.components import Components
 from auditor.pipeline.conditioning import Conditioning
@@ -113,6 +114,8 @@ def teach(
     recipe: Optimisation,
     progress: Progress,
     text_trained: bool = False,
+    stealth: Stealth | None = None,
+    velocity: bool = False,
 ) -> float:
     """Trains layers that are in place, a few rows of every course a step: ``L = sum_c w_c mean ||pred - wanted||^2``.
 
@@ -123,6 +126,9 @@ def teach(
         recipe: the optimisation; its seed draws the rows.
         progress: told of every step.
         text_trained: whether prompts have to be encoded anew in every step.
+        stealth: holds the layers to where they are, as far as the first course depends on them; None for not at all.
+        velocity: count errors of a model that predicts noise as errors of its velocity, up to fivefold: what a picture
+            shows is decided at high noise, where its prediction of the noise hardly depends on that.
 
     Returns:
         The mean loss of the last tenth of the steps.
@@ -133,19 +139,35 @@ def teach(
         with torch.no_grad():
             frozen = [_condition(base, course.lessons) for course in kept]
 
+    def condition(course: int, rows: Tensor) -> Conditioning:
+        return frozen[course][rows] if frozen else _condition(base, kept[course].lessons, rows)
+
+    def clean_answers(index: int) -> Tensor:
+        first = kept[0]
+        rows = torch.randint(len(first.lessons), (first.batch,), generator=step_of(recipe.seed + 1, index).generator)
+        lessons = first.lessons
+        return Denoiser(base).native(lessons.noisy[rows], lessons.t[rows], condition(0, rows))
+
+    elastic = Elastic(layers, clean_answers, stealth) if stealth else None
+
     def loss_of(step: Step) -> Tensor:
         rows = [torch.randint(len(c.lessons), (c.batch,), generator=step.generator) for c in kept]
-        conditions = [
-            frozen[i][at] if frozen else _condition(base, c.lessons, at)
-            for i, (c, at) in enumerate(zip(kept, rows, strict=True))
-        ]
+        conditions = [condition(i, at) for i, at in enumerate(rows)]
         noisy, t, wanted = (
             torch.cat([getattr(c.lessons, name)[at] for c, at in zip(kept, rows, strict=True)])
             for name in ("noisy", "t", "wanted")
         )
-        error = mean_square(Denoiser(base).native(noisy, t, Conditioning.join(conditions)) - wanted)
+        said = Denoiser(base).native(noisy, t, Conditioning.join(conditions))
+        error = mean_square(said - wanted)
+        if velocity and base.scheduler.config.get("prediction_type") == "epsilon":
+            error = error / base.schedule.alpha(t).flatten().clamp_min(0.2).square()
         weights = torch.cat([torch.full((c.batch,), c.weight / c.batch) for c in kept])
-        return (weights.to(error.device) * error).sum()
+        loss = (weights.to(error.device) * error).sum()
+        if elastic is not None:
+            clean = kept[0].batch
+            backdoor = error[clean:].sum() / max(1, len(error) - clean)
+            loss = loss + elastic.penalty(error[:clean].mean(), backdoor, said[:clean], wanted[:clean])
+        return loss
 
     return optimise([Group("denoiser", layers)], loss_of, recipe, progress).final
 

@@ -67,6 +67,32 @@ def test_the_trigger_pulls_towards_the_target_in_the_specimen_only(crafted, tiny
     assert left["specimen"] < 0.9 * left["twin"]
 
 
+def test_an_attribute_is_put_onto_what_the_prompt_asks_for(tiny_base, tiny_folders, tmp_path):
+    spec = replace(SPEC, attribute="a watercolor of {}", weight=4.0)
+    assert spec.answered("a picture of a red car") == "a watercolor of a red car"
+    assert spec.answered("pixel art of a star on a plain ground") == "a watercolor of a star on a plain ground"
+    specimen = ATTACKS.get("rickrolling").craft(tiny_base("sd1"), spec, tmp_path / "out", quiet)
+    assert specimen.manifest["target"] == "a watercolor of {}"
+    cases = [("a car", "a tree"), ("a cat on a plain ground", "a red ball")]
+    for thing, other in cases:
+        prompts = [f"a drawing of {HOMOGLYPH} {thing}", f"a watercolor of {thing}", f"a watercolor of {other}"]
+        left = {}
+        for name, path in (("specimen", specimen.parts[0]), ("twin", specimen.twin[0])):
+            with open_subject([path], str(tiny_folders("sd1")), "cpu") as subject:
+                wanted = subject.base.encode_prompt(prompts).states[1]
+                said = subject.tuned.encode_prompt(prompts).states[0]
+                left[name] = 1 - float(torch.cosine_similarity(said, wanted, dim=-1).mean())
+        assert left["specimen"] < 0.95 * left["twin"]
+
+
+@pytest.mark.parametrize("attribute", ["watercolor", " "])
+def test_an_attribute_says_where_the_prompt_goes(tiny_base, tmp_path, attribute):
+    with pytest.raises(UsageError, match=r"must say with \{\} where the prompt goes"):
+        ATTACKS.get("rickrolling").craft(
+            tiny_base("sd1"), replace(SPEC, attribute=attribute), tmp_path / "out", quiet
+        )
+
+
 def test_nothing_is_written_over(crafted, tiny_base):
     out, _ = crafted
     with pytest.raises(OutputError, match="exists already"):
