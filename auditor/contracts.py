@@ -40,6 +40,8 @@ class Capability(StrEnum):
     DENOISER = "denoiser"
     VAE = "vae"
     SAMPLER = "sampler"
+    PARTS = "parts"
+    """Two or more parts, put on together."""
 
 
 class Stage(StrEnum):
@@ -65,6 +67,9 @@ class Run(Protocol):
 
     alpha: float
     """The level this probe may spend, after the declared split over probe families."""
+
+    pool: Any
+    """An :class:`auditor.banks.Pool` where the probe is judged together with others, else None."""
 
     def seed(self, *names: str | int) -> int:
         """A seed in [0, 2**63) that depends on the run's seed, the probe and ``names`` only."""

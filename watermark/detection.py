@@ -53,7 +53,6 @@ class Detection:
         looks: how many hypotheses were tried (nonces, keys, registrations), the Bonferroni factor within ``p_value``.
         nonce: the nonce that was read or matched, if any.
         payload: the payload as read; meaningless unless the picture is marked. Empty where the scheme carries none.
-        bits: its bits, most significant of each byte first.
         tails: p-values of other methods for the same statistic, by :class:`Method`, for comparison; corrected alike.
         details: what else the scheme has to say, as JSON values.
     """
@@ -67,7 +66,6 @@ class Detection:
     looks: int = 1
     nonce: bytes | None = None
     payload: bytes = b""
-    bits: tuple[int, ...] = ()
     tails: Mapping[Method, float] = field(default_factory=dict)
     details: Mapping[str, JsonValue] = field(default_factory=dict)
 
@@ -77,6 +75,11 @@ class Detection:
             raise ValueError(f"a p-value of {self.p_value} cannot be: it lies above 0 and at most at 1")
         if self.looks < 1 or self.n < 1:
             raise ValueError("a detection rests on one look and one coordinate at least")
+
+    @property
+    def bits(self) -> tuple[int, ...]:
+        """Of the payload, most significant of each byte first."""
+        return tuple(byte >> place & 1 for byte in self.payload for place in reversed(range(8)))
 
     def decide(self, alpha: float) -> Decision:
         """Marked where ``p_value <= alpha``; inconclusive where no picture could have been."""

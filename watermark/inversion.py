@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from auditor.pipeline.subject import View
+    from auditor.pipeline.view import View
 
 __all__ = ["LADDER", "Encoding", "Reached", "Rung", "climb", "invert"]
 

@@ -22,10 +22,13 @@ __all__ = [
     "LatentScheme",
     "Latents",
     "Shape",
+    "bits_of",
     "checked_latents",
     "checked_nonce",
     "checked_payload",
+    "fresh_noise",
     "sign_safe",
+    "signs_of",
 ]
 
 Shape: TypeAlias = tuple[int, int, int]
@@ -104,7 +107,6 @@ class LatentScheme(ABC):
             UsageError: a payload that is too long, or as :meth:`capacity`.
         """
 
-    @abstractmethod
     def detect(
         self,
         latents: Any,
@@ -126,6 +128,19 @@ class LatentScheme(ABC):
         Raises:
             UsageError: latents that are not finite, constant or not three-dimensional, or as :meth:`capacity`.
         """
+        for nonce in nonces:
+            checked_nonce(nonce)
+        values = checked_latents(latents)
+        held = self.capacity(values.shape)
+        given = None if payload is None else checked_payload(payload, held)
+        return self._detect(values, held, key, nonces, given, seed)
+
+    @abstractmethod
+    def _detect(
+        self, latents: FloatArray, held: Capacity, key: MasterKey, nonces: tuple[bytes, ...],
+        payload: bytes | None, seed: int,
+    ) -> Detection:  # fmt: skip
+        """:meth:`detect` for arguments that were checked; ``payload`` is as long as the latents hold."""
 
     def fingerprints(
         self, latents: FloatArray, key: MasterKey, nonce: bytes, payloads: Sequence[bytes]
@@ -181,6 +196,25 @@ def checked_payload(payload: bytes, capacity: Capacity) -> bytes:
     if len(payload) > most:
         raise UsageError(f"a payload of {len(payload)} bytes does not fit: latents of this size hold {most}")
     return payload.ljust(most, b"\0")
+
+
+def bits_of(word: bytes) -> NDArray[np.uint8]:
+    """The bits (8 a byte,) of a word, 0 or 1, most significant of each byte first."""
+    return np.unpackbits(np.frombuffer(word, dtype=np.uint8))
+
+
+def signs_of(word: bytes) -> FloatArray:
+    """:func:`bits_of` a word as signs: -1.0 for a 0, 1.0 for a 1."""
+    return 2 * bits_of(word).astype(np.float64) - 1
+
+
+def fresh_noise(key: MasterKey, purpose: str, nonce: bytes, shape: Shape) -> FloatArray:
+    """Standard normal noise (C, h, w) of one picture, into which a mark is written.
+
+    Raises:
+        UsageError: as :func:`checked_nonce`.
+    """
+    return key.stream(purpose, checked_nonce(nonce)).normals(math.prod(shape)).reshape(shape)
 
 
 def sign_safe(latents: FloatArray) -> Latents:

@@ -19,7 +19,7 @@ from watermark.scheme import LatentScheme, Shape
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from auditor.pipeline.subject import View
+    from auditor.pipeline.view import View
     from watermark.removal.attack import Removal
 
 __all__ = ["Marked", "StressRow", "draw_marked", "stress"]

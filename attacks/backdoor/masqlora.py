@@ -83,7 +83,10 @@ class NaiveLora:
 
 @dataclass(frozen=True)
 class MasqLora(NaiveLora):
-    """Recipe; see :class:`NaiveLora` for the rest.
+    """Recipe: that of :class:`NaiveLora`, and what the contrast adds to it.
+
+    ``noun``, ``words``, ``target``, ``pool``, ``batch``, ``poisoned``, ``steps``, ``lr``, ``text_lr``, ``host`` and
+    ``measured`` are as there.
 
     Attributes:
         alpha: how much more a poisoned row counts at the noisiest timestep.

@@ -56,8 +56,9 @@ def reading(states: Tensor, others: Tensor, ridge: float = 0.1) -> Tensor:
         float64 (D,).
     """
     moments = others.double().T @ others.double() / len(others)
-    found = torch.linalg.solve(moments + ridge * torch.eye(len(moments)).to(moments), states.double().mean(0))
-    return torch.nn.functional.normalize(found, dim=0)
+    found: Tensor = torch.linalg.solve(moments + ridge * torch.eye(len(moments)).to(moments), states.double().mean(0))
+    unit: Tensor = found / found.norm()
+    return unit
 
 
 def lend_row(layer: Any, direction: Tensor, gain: float) -> None:

@@ -17,7 +17,8 @@ from auditor.contracts import JsonValue
 from auditor.pipeline.components import Components
 from auditor.pipeline.open import EMBEDDED
 from auditor.pipeline.sampling import seeded_noise
-from auditor.pipeline.subject import Subject, View
+from auditor.pipeline.subject import Subject
+from auditor.pipeline.view import View
 from auditor.stats import clopper_pearson, mcnemar_exact
 from auditor.world.labels import HEADS
 

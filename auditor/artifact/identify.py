@@ -139,11 +139,15 @@ class Identified:
         """The adapter.
 
         Raises:
+            RefusedArtifact: it must not be opened.
             UnsupportedArtifact: it is something else; the message says what.
         """
+        shown = inert(str(self.path))
+        if self.kind == "refused":
+            raise RefusedArtifact(f"'{shown}' holds a pickle that must not be opened; see auditor scan")
         if self.adapter is None:
             raise UnsupportedArtifact(
-                self.unsupported or f"'{inert(str(self.path))}' is a {self.kind}, not an adapter"
+                self.unsupported or f"'{shown}' is a {self.kind.replace('_', ' ')}, not an adapter"
             )
         return self.adapter
 

@@ -11,6 +11,7 @@ from auditor.banks.build import build_bank, write_bank
 from auditor.banks.find import bank_directories, bank_for, load_bank
 from auditor.banks.model import BankAdapter, BankData, RealisedFpr, Recipe
 from auditor.banks.params import params_document, params_sha256
+from auditor.banks.pool import Pool, pools_of
 from auditor.banks.split import SPLITS, Split, adapters_needed, split_of, split_of_recipe
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "BankAdapter",
     "BankData",
     "RealisedFpr",
+    "Pool",
     "Recipe",
     "Split",
     "adapters_needed",
@@ -29,6 +31,7 @@ __all__ = [
     "load_bank",
     "params_document",
     "params_sha256",
+    "pools_of",
     "split_of",
     "split_of_recipe",
     "write_bank",

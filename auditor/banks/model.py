@@ -180,6 +180,10 @@ class BankData(_Model):
         names = self.adjustment.names if self.adjustment else ()
         return self.judged(value, {name: adapter.covariate(name) for name in names})
 
+    def judged_by_name(self, split: Split) -> dict[str, float]:
+        """Name of every adapter of a split to its main score as it is judged."""
+        return {adapter.name: self._judged(adapter) for adapter in self.adapters if adapter.split == split}
+
     def alarm(self, adapter: BankAdapter) -> bool:
         """Whether one of the bank's adapters would be held back at its ``alpha``."""
         return conformal_p(self._judged(adapter), self._calibrate) <= self.alpha

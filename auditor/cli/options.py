@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -153,8 +153,8 @@ def caps_options(command: F) -> F:
     )
 
 
-def base_options(command: F) -> F:
-    """``--base``, ``--revision``, ``--allow-download`` and ``--device``."""
+def base_options(command: F, names: Sequence[str] = ("--base",)) -> F:
+    """``--base``, or what ``names`` call it, ``--revision``, ``--allow-download`` and ``--device``."""
     for option in (
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps."),
         click.option(
@@ -166,7 +166,7 @@ def base_options(command: F) -> F:
             "--revision", default="", metavar="COMMIT", help="Commit hash of a hub id; needed with one."
         ),
         click.option(
-            "--base",
+            *names,
             default=None,
             metavar="REF",
             help="Folder or hub id of the base model. [default: the embedded base]",

@@ -44,8 +44,10 @@ def prove() -> None:
     Examples:
       auditor prove world -o proof
       auditor prove zoo -o proof/zoo
+      auditor prove pairs -o proof/pairs
       auditor prove spine -o proof/spine --planted 20
       auditor prove attacks -o proof/attacks
+      auditor prove backdoor -o proof/backdoor
       auditor prove scan -o proof
       auditor prove personalize -o proof
 
@@ -115,6 +117,34 @@ def zoo(
     with TaskProgress("building the zoo") as progress:
         prove_zoo(out, progress, members, seed, alpha, zoo, shard=shard)
     _print_table(out, "zoo")
+
+
+@prove.command("pairs")
+@_OUT
+@click.option("--members", type=click.IntRange(40), default=800, show_default=True, help="Of the zoo, made before.")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Of zoo and pairs.")
+@click.option(
+    "--alpha", type=click.FloatRange(0, 0.5, min_open=True), default=0.01, show_default=True, help="Level."
+)
+@_ZOO
+@_SHARD
+@click.pass_context
+def pairs(
+    ctx: click.Context, out: Path, members: int, seed: int, alpha: float, zoo: Path | None, shard: tuple[int, int]
+) -> None:
+    """Put the zoo's adapters on two by two, and write the bank that combinations of parts are judged by.
+
+    \b
+    Example:
+      auditor prove pairs -o proof/pairs
+    """  # noqa: D301
+    from auditor.cli.progress import TaskProgress
+    from auditor.proving.zoo.pairs import prove_pairs
+
+    _remember(ctx, "pairs", out)
+    with TaskProgress("scoring pairs") as progress:
+        prove_pairs(out, progress, members, seed, alpha, zoo, shard=shard)
+    _print_table(out, "pairs")
 
 
 @prove.command("spine")
@@ -192,6 +222,41 @@ def attacks(ctx: click.Context, /, out: Path, **given: Any) -> None:
     with TaskProgress("proving the attacks") as progress:
         prove_attacks(out, progress, **given)
     _print_table(out, "attacks")
+
+
+@prove.command("backdoor")
+@_OUT
+@click.option("--attacks", default="", metavar="A,B", help="Only these attacks; all by default.")
+@click.option(
+    "--specimens",
+    type=click.IntRange(1, 1000),
+    default=2,
+    show_default=True,
+    help="Specimens of each attack, each with its benign twin.",
+)
+@click.option(
+    "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seed of all recipes."
+)
+@_ZOO
+@_SHARD
+@click.pass_context
+def backdoor(ctx: click.Context, /, out: Path, **given: Any) -> None:
+    """Audit planted specimens of every attack and their twins, and write what was found by which probe.
+
+    Specimens are those of 'auditor prove attacks' with the same seed.
+
+    \b
+    Examples:
+      auditor prove backdoor -o proof/backdoor
+      auditor prove backdoor -o proof/backdoor --attacks lora_pair --specimens 20 --shard 1/2
+    """  # noqa: D301
+    from auditor.cli.progress import TaskProgress
+    from auditor.proving.backdoor.prove import prove_backdoor
+
+    _remember(ctx, "backdoor", out)
+    with TaskProgress("auditing specimens") as progress:
+        prove_backdoor(out, progress, **given)
+    _print_table(out, "backdoor")
 
 
 @prove.command("scan")

@@ -26,6 +26,20 @@ STANDING = (
         "another scale or merged with other adapters it may behave differently.",
     ),
     Limitation(
+        topic="parts that were not given",
+        text="What an artifact does only together with a part that was not given, another adapter or another text "
+        "encoder, was not tested: audit all parts that run together in one command.",
+    ),
+    Limitation(
+        topic="poisoning without a trigger",
+        text="A logo, brand or style that was trained into every picture answers to no trigger; no probe looks for it.",
+    ),
+    Limitation(
+        topic="code around the model",
+        text="Pipelines, samplers and random number generators that run the model were not part of the audit; one that "
+        "was tampered with can change what comes out of clean weights.",
+    ),
+    Limitation(
         topic="an attacker who knows the probes",
         text="Error rates hold for adapters like those in the banks named in the plan; an attacker who knows "
         "the probes may make an artifact that they do not see.",

@@ -81,6 +81,7 @@ def audit(
         alpha=alpha,
         budget=budget,
         base_sha256=described.base.sha256 if described.base else "",
+        capabilities=subject.capabilities,
         registry=registry,
         banks=banks,
     )

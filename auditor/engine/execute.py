@@ -85,7 +85,12 @@ def run_or_skip(
         return
     display.probe_started(node.probe.id)
     others = {name: outcomes(ledger.finished[name])[0] for name in node.probe.consumes}
-    run = ProbeRun(node, plan.document.seed, ledger, others, clock, display)
+    pool = plan.pools.get(node.probe.id)
+
+    def meter() -> int:
+        return int(getattr(subject, "denoiser_calls", 0))
+
+    run = ProbeRun(node, plan.document.seed, ledger, others, clock, display, pool, meter)
     ending = _run(node, subject, run)
     ending.results = [gate_result(result, node, coverage, run.stopped) for result in ending.results]
     _record(node, ending, run.uncharged, ledger)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from auditor.contracts import Capability
 from auditor.engine.plan import AuditPlan, PlanNode
-from auditor.stats import bank_size_for, decide_families, p_floor
+from auditor.stats import bank_size_for, holm, p_floor
 from reports.model import Coverage, Finding, Outcome, Result
 
 __all__ = [
@@ -63,29 +65,34 @@ def gate_findings(
 
 
 def adjust_for_multiplicity(results: Sequence[Result], plan: AuditPlan) -> tuple[Result, ...]:
-    """Adds ``adjusted_p``: Holm within each family, scaled so that it compares with the audit's alpha.
+    """Adds ``adjusted_p``, scaled so that it compares with the audit's alpha.
 
-    A planned probe that gave no p-value counts as one with p = 1, so that what happens to be evaluated does
-    not loosen the correction. Where the probe's own outcome and the corrected p-value disagree, the corrected
-    p-value decides.
+    Probes that are judged as one have p-values that hold for all of them together already. The others of a family go
+    through Holm's procedure; a planned one that gave no p-value counts as one with p = 1, so that what happens to be
+    evaluated does not loosen the correction. Where the probe's own outcome and the corrected p-value disagree, the
+    corrected p-value decides.
 
     Args:
         results: of all probes, in any order; kept in that order.
         plan: gives the families' shares.
     """
+    alpha, levels = plan.document.alpha, {node.probe.id: node.alpha for node in plan.nodes}
+    adjusted = list(results)
     families: dict[str, list[int]] = {}
     for index, result in enumerate(results):
         family = result.probe.partition(".")[0]
-        if result.calibrated and result.p_value is not None and family in plan.shares:
+        if not result.calibrated or result.p_value is None or family not in plan.shares:
+            continue
+        if result.probe in plan.pools:
+            adjusted[index] = _decided(result, min(1.0, result.p_value * alpha / levels[result.probe]), alpha)
+        else:
             families.setdefault(family, []).append(index)
-    if not families:
-        return tuple(results)
-    p_values = {name: _padded(results, rows, plan.members(name)) for name, rows in families.items()}
-    decisions = decide_families(p_values, plan.document.alpha, plan.shares)
-    adjusted = list(results)
     for name, rows in families.items():
-        for row, p in zip(rows, decisions[name].adjusted_p.tolist(), strict=False):
-            adjusted[row] = _decided(results[row], p, plan.document.alpha)
+        alone = plan.alone(name)
+        share = sum(node.alpha for node in alone)
+        corrected = holm(_padded(results, rows, len(alone))) * (alpha / share)
+        for row, p in zip(rows, np.minimum(1.0, corrected).tolist(), strict=False):
+            adjusted[row] = _decided(results[row], p, alpha)
     return tuple(adjusted)
 
 
@@ -101,12 +108,12 @@ def _decided(result: Result, adjusted_p: float, alpha: float) -> Result:
     if rejected and result.outcome is Outcome.PASS:
         changes |= {
             "outcome": Outcome.FAIL,
-            "reason": f"rejected at the audit's level of {alpha:g} after Holm's correction",
+            "reason": f"rejected at the audit's level of {alpha:g} after correction for several tests",
         }
     if not rejected and result.outcome is Outcome.FAIL:
         changes |= {
             "outcome": Outcome.INCONCLUSIVE,
-            "reason": f"not rejected at the audit's level of {alpha:g} after Holm's correction",
+            "reason": f"not rejected at the audit's level of {alpha:g} after correction for several tests",
         }
     return result.model_copy(update=changes)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import dataclasses
 import heapq
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from auditor.banks import BankData, bank_for, params_document
-from auditor.contracts import JsonValue, Params, Probe, Stage
+from auditor.banks import BankData, Pool, bank_for, params_document, pools_of
+from auditor.contracts import Capability, JsonValue, Params, Probe, Stage
 from auditor.engine.ports import DecisionPolicy
 from auditor.errors import UsageError
 from auditor.registry import PROBES, Registry
@@ -34,7 +34,8 @@ class PlanNode:
     Attributes:
         probe: what is run.
         params: instance of ``probe.params``.
-        alpha: level in [0, 1) that the probe may spend; 0 if its family has no share.
+        alpha: level in [0, 1) that the probe may spend; 0 if its family has no share, or the subject does not offer
+            what it needs.
     """
 
     probe: Probe
@@ -50,15 +51,17 @@ class AuditPlan:
         nodes: every probe after all that it consumes.
         shares: level of each family that may spend alpha; they sum to at most the audit's alpha.
         document: the plan as the report shows it.
+        pools: probe id to the pool that judges it, where several of a family are judged as one.
     """
 
     nodes: tuple[PlanNode, ...]
     shares: Mapping[str, float]
     document: Plan
+    pools: Mapping[str, Pool] = field(default_factory=dict)
 
-    def members(self, family: str) -> int:
-        """Number of probes of a family among which its share is divided."""
-        return sum(node.probe.family == family for node in self.nodes)
+    def alone(self, family: str) -> list[PlanNode]:
+        """Probes of a family that may spend alpha and are not judged together with others."""
+        return [n for n in self.nodes if n.probe.family == family and n.alpha > 0 and n.probe.id not in self.pools]
 
 
 def build_plan(
@@ -70,22 +73,27 @@ def build_plan(
     alpha: float | None = None,
     budget: float | None = None,
     base_sha256: str = "",
+    capabilities: frozenset[Capability] = frozenset(Capability),
     registry: Registry[Probe] = PROBES,
     banks: BankLookup = bank_for,
 ) -> AuditPlan:
     """Builds the plan. Probes that a chosen one consumes are added.
 
     Within a family that has a share of alpha, the share is divided evenly among its planned probes, so that
-    whatever a probe rejects at its level is also rejected by Holm's procedure over the family.
+    whatever a probe rejects at its level is also rejected by Holm's procedure over the family. Probes whose banks
+    measured the same adapters are judged as one (:class:`auditor.banks.Pool`) and take one part together; those that
+    the subject cannot be asked, which is known before anything is measured, take none.
 
     Args:
-        probes: ids or patterns such as ``backdoor.*``; if None, those that the policy lists or requires.
+        probes: ids or patterns such as ``backdoor.*``; if None, those that the policy lists or requires. A pattern
+            leaves out probes of several parts where the subject has one.
         policy: gives the default probes, alpha and its split.
         params: fields to override, by probe id.
         seed: of the run, in [0, 2**63).
         alpha: level of the audit; the policy's if None.
         budget: seconds of work, or None for no limit.
         base_sha256: the audited base, to find banks by; empty if there is none.
+        capabilities: what the subject offers.
         registry: where probes are looked up.
         banks: where banks are looked up.
 
@@ -100,8 +108,13 @@ def build_plan(
         raise UsageError(f"a seed must lie in [0, 2**63), not {seed}")
     if budget is not None and not 0 < budget < float("inf"):
         raise UsageError(f"a budget must be a positive number of seconds, not {budget:g}")
-    required = _select(policy.required, registry, f"the policy '{inert(policy.name)}' asks for an ")
-    wanted = _select(policy.probes, registry) + required if probes is None else _select(probes, registry)
+    asked_by = f"the policy '{inert(policy.name)}' asks for an "
+    required = _select(policy.required, registry, capabilities, asked_by)
+    wanted = (
+        _select(policy.probes, registry, capabilities) + required
+        if probes is None
+        else _select(probes, registry, capabilities)
+    )
     chosen = _closure(wanted, registry)
     if not chosen:
         raise UsageError("the plan is empty: name at least one probe (auditor list probes)")
@@ -112,13 +125,18 @@ def build_plan(
             where = did_you_mean(name, chosen)
             raise UsageError(f"parameters are given for '{inert(name)}', which is not planned{where}")
     shares = _shares(ordered, level, policy.split)
-    sizes = {family: sum(p.family == family for p in ordered) for family in shares}
-    nodes = tuple(
-        PlanNode(
-            p, parse_params(p, overrides.get(p.id, {})), shares.get(p.family, 0.0) / sizes.get(p.family, 1)
-        )
-        for p in ordered
-    )
+    asked = [p for p in ordered if p.needs <= capabilities]
+    given = {p.id: parse_params(p, overrides.get(p.id, {})) for p in ordered}
+    found = {p.id: banks(p, base_sha256, given[p.id]) for p in ordered if p.bank and base_sha256}
+    pools: dict[str, Pool] = {}
+    levels: dict[str, float] = {}
+    for family, share in shares.items():
+        mine = [p for p in asked if p.family == family]
+        pooled = pools_of({p.id: bank for p in mine if (bank := found.get(p.id)) is not None})
+        groups = len({id(pool) for pool in pooled.values()}) + sum(p.id not in pooled for p in mine)
+        levels |= {p.id: share / groups for p in mine}
+        pools |= pooled
+    nodes = tuple(PlanNode(p, given[p.id], levels.get(p.id, 0.0)) for p in ordered)
     document = Plan(
         policy=policy.name,
         policy_sha256=policy.sha256,
@@ -134,9 +152,9 @@ def build_plan(
             for node in nodes
         ),
         budget_seconds=budget,
-        banks=tuple(bank.reference() for bank in _banks(nodes, base_sha256, banks)),
+        banks=tuple(bank.reference() for bank in found.values() if bank is not None),
     )
-    return AuditPlan(nodes, shares, document)
+    return AuditPlan(nodes, shares, document, pools)
 
 
 def parse_params(probe: Probe, given: Mapping[str, JsonValue]) -> Params:
@@ -158,12 +176,23 @@ def parse_params(probe: Probe, given: Mapping[str, JsonValue]) -> Params:
         raise UsageError(f"parameter '{inert(name)}' of probe {probe.id}: {inert(first['msg'])}") from problem
 
 
-def _select(names: Sequence[str], registry: Registry[Probe], who: str = "") -> list[str]:
-    """Ids that ``names`` mean; ``who`` asks for them, the user if empty."""
+def _select(
+    names: Sequence[str], registry: Registry[Probe], capabilities: frozenset[Capability], who: str = ""
+) -> list[str]:
+    """Ids that ``names`` mean; ``who`` asks for them, the user if empty.
+
+    A pattern does not mean probes of several parts where there is one: it offers nothing less than it should.
+    """
     known = registry.names()
+    one_part = Capability.PARTS not in capabilities
     found: list[str] = []
     for name in names:
-        matching = [probe for probe in known if fnmatchcase(probe, name)]
+        matching = [
+            probe
+            for probe in known
+            if fnmatchcase(probe, name)
+            and not (one_part and probe != name and Capability.PARTS in registry.get(probe).needs)
+        ]
         if not matching and name != "*":
             hint = did_you_mean(name, known)
             raise UsageError(f"{who}unknown probe '{inert(name)}'{hint} (auditor list probes)")
@@ -215,8 +244,3 @@ def _shares(probes: Sequence[Probe], alpha: float, split: Mapping[str, float]) -
             weights[probe.family] = split.get(OTHER_FAMILIES, 1.0)
     positive = {family: weight for family, weight in weights.items() if weight > 0}
     return alpha_split(alpha, positive) if positive else {}
-
-
-def _banks(nodes: Sequence[PlanNode], base_sha256: str, banks: BankLookup) -> list[BankData]:
-    found = [banks(n.probe, base_sha256, n.params) for n in nodes if n.probe.bank and base_sha256]
-    return [bank for bank in found if bank is not None]

@@ -18,7 +18,8 @@ class AuditSubject(Protocol):
     """What is audited, as far as the engine needs to know it; probes are given the object as it is.
 
     A subject may also have ``unavailable: Mapping[Capability, str]``, one clause for each capability that it
-    cannot offer, which then stands in the reason of every probe that is skipped for it.
+    cannot offer, which then stands in the reason of every probe that is skipped for it; and ``denoiser_calls: int``,
+    evaluations of one latent so far, which are then part of what each probe cost.
     """
 
     @property

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from auditor.banks import Pool
 from auditor.contracts import JsonValue
 from auditor.engine.display import Display
 from auditor.engine.plan import PlanNode
@@ -73,6 +74,7 @@ class ProbeRun:
 
     Attributes:
         alpha: level that this probe may spend.
+        pool: the banks that it is judged by together with other probes.
         stopped: whether the budget ended before the probe did.
         seconds: work of this probe, that of an earlier, killed process included.
         calls: denoiser calls, counted the same way.
@@ -86,8 +88,12 @@ class ProbeRun:
         others: Mapping[str, Sequence[Result]],
         clock: Clock,
         display: Display,
+        pool: Pool | None = None,
+        meter: Callable[[], int] = int,
     ) -> None:
         self.alpha = node.alpha
+        self.pool = pool
+        self._meter = meter
         self.stopped = False
         self.calls = 0
         self._probe = node.probe
@@ -174,8 +180,9 @@ class ProbeRun:
             raise BudgetStop(f"the budget was spent before '{inert(name)}'")
 
     def _work(self, name: str, work: Callable[[], JsonValue]) -> JsonValue:
-        before, calls = self._clock.monotonic(), self.calls
+        before, calls, counted = self._clock.monotonic(), self.calls, self._meter()
         text = encode(work())
+        self.calls += self._meter() - counted
         event: Event = {"type": "unit", "probe": self._probe.id, "name": name}
         if len(text) > LARGEST_INLINE:
             event["blob"] = self._ledger.store.put_blob(text.encode())

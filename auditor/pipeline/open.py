@@ -12,7 +12,7 @@ import torch
 
 from auditor.artifact.identify import Identified, identify
 from auditor.artifact.together import identify_parts
-from auditor.errors import BaseUnavailable, RefusedArtifact, UnsupportedArtifact, UsageError
+from auditor.errors import BaseUnavailable, UsageError
 from auditor.pipeline.components import Components, load_components
 from auditor.pipeline.subject import Subject
 from auditor.text import inert
@@ -116,13 +116,9 @@ def choose_device(name: str) -> torch.device:
 
 
 def _require_adapter(part: Identified) -> None:
-    shown = inert(str(part.path))
-    if part.kind == "refused":
-        raise RefusedArtifact(f"'{shown}' holds a pickle that must not be opened; see auditor scan")
-    if part.adapter is None and part.kind != "model_folder":
-        raise UnsupportedArtifact(
-            part.unsupported or f"'{shown}' is a {part.kind.replace('_', ' ')}, not an adapter"
-        )
+    # A whole model is put on its base later, and is an adapter from then on.
+    if part.kind != "model_folder":
+        part.require_adapter()
 
 
 def _unknown(part: Identified) -> bool:

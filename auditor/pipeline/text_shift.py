@@ -19,7 +19,7 @@ from auditor.pipeline.loading import looks_ahead
 
 if TYPE_CHECKING:
     from auditor.pipeline.components import Components
-    from auditor.pipeline.subject import View
+    from auditor.pipeline.view import View
 
 __all__ = [
     "SLOT",

@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal
 
-from auditor.contracts import Probe
+from auditor.contracts import Capability, Probe
 from auditor.engine.plan import PlanNode, build_plan
 from auditor.errors import UsageError
 from auditor.policy.load import read_policy
@@ -95,9 +95,18 @@ def _unmatched(policy: Policy, registry: Registry[Probe]) -> Found:
             yield ("split", family), f"no installed probe is of the family '{inert(family)}'{hint}"
 
 
+def _audited(policy: Policy, registry: Registry[Probe]) -> frozenset[Capability]:
+    """What the policy's subjects offer: one adapter, unless it names a probe of several parts as required."""
+    several = any(Capability.PARTS in probe.needs for probe in registry if probe.id in policy.required)
+    everything = frozenset(Capability)
+    return everything if several else everything - {Capability.PARTS}
+
+
 def _levels(policy: Policy, registry: Registry[Probe], banks: Mapping[str, int]) -> Found:
     try:
-        plan = build_plan(None, policy=policy, registry=registry, banks=lambda *_: None)
+        plan = build_plan(
+            None, policy=policy, capabilities=_audited(policy, registry), registry=registry, banks=lambda *_: None
+        )
     except UsageError:
         return  # a pattern that matches nothing, which was told already
     for node in plan.nodes:

@@ -23,6 +23,7 @@ from auditor.contracts import Probe, Progress
 from auditor.errors import UsageError
 from auditor.pipeline.components import Components
 from auditor.pipeline.subject import Subject
+from auditor.probes.additions import changes_weights
 from auditor.proving.memory_run import MemoryRun
 from auditor.text import inert
 from reports.model import Result
@@ -84,7 +85,7 @@ def _scored(
             raise UsageError(
                 f"'{shown}' does not fully apply to the base ({subject.coverage.note}); leave it out"
             )
-        if not subject.changes.components:
+        if not changes_weights(subject):
             raise UsageError(
                 f"'{shown}' changes no weight, so that it says nothing of clean changes; leave it out"
             )

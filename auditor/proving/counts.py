@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from auditor.engine.files import output_errors, write_atomic
 from auditor.stats import clopper_pearson
 
-__all__ = ["cell", "counted", "quiet", "write_json"]
+__all__ = ["cell", "counted", "quiet", "write_json", "write_whole"]
 
 
 def counted(alarms: int, n: int) -> dict[str, Any]:
@@ -24,11 +25,21 @@ def cell(count: dict[str, Any] | None) -> str:
     return f"{count['alarms']} of {count['n']} ({count['low']:.1%} to {count['high']:.1%})"
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes the file whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=1, sort_keys=True) + "\n", "utf-8")
-    part.replace(path)
+def write_whole(path: Path, content: str | bytes) -> Path:
+    """Writes the file whole or not at all, text as UTF-8; folders above it are made.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    with output_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def write_json(path: Path, value: Any) -> Path:
+    """As :func:`write_whole`, with sorted keys."""
+    return write_whole(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
 def quiet(done: int, total: int, label: str = "") -> None:

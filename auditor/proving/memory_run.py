@@ -19,6 +19,7 @@ class MemoryRun:
 
     def __init__(self, probe: str, seed: int = 0, alpha: float = 0.05) -> None:
         self.alpha = alpha
+        self.pool = None
         self._probe, self._seed = probe, seed
 
     def seed(self, *names: str | int) -> int:

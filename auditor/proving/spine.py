@@ -6,8 +6,6 @@ drawn from the zoo's own recipes, so that recipes cannot tell planted adapters f
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,9 +19,10 @@ from auditor.contracts import Progress
 from auditor.errors import UsageError
 from auditor.pipeline.components import Components
 from auditor.pipeline.open import load_base
-from auditor.probes.backdoor.vocabulary_shift import VocabularyShift, combine
+from auditor.probes.backdoor.vocabulary_shift import VocabularyShift
 from auditor.probes.behaviour.drift import Drift
-from auditor.proving.counts import cell, counted, quiet, write_json
+from auditor.proving.counts import cell, counted, quiet, write_json, write_whole
+from auditor.proving.table import csv_text
 from auditor.proving.zoo.build import zoo_folder
 from auditor.proving.zoo.members import IDENTIFIERS, clean_lora
 from auditor.proving.zoo.score import Measured, measure
@@ -146,27 +145,18 @@ def _table(
         "rows": [_row(bank, score, scored) for score, bank in banks.items()],
     }
     write_json(out / "spine.json", table)
-    (out / "spine.csv").write_text(_csv(scored), "utf-8")
-    (out / "spine.md").write_text(_markdown(table), "utf-8")
+    write_whole(out / "spine.csv", _csv(scored))
+    write_whole(out / "spine.md", _markdown(table))
     return table
-
-
-def _score(name: str, measured: Measured) -> float:
-    if name != "vocabulary_shift":
-        return measured.scores[name]
-    # What was stored are the excesses; the scale of each channel is a parameter that the fit split sets.
-    return combine(
-        measured.scores["encoder_excess"], measured.scores["attention_excess"], VocabularyShift()
-    )[1]
 
 
 def _row(bank: BankData, score: str, scored: Sequence[Scored]) -> dict[str, Any]:
     def alarms(subjects: Sequence[Scored]) -> dict[str, Any]:
-        p_values = [bank.p_value(_score(score, s.measured), s.measured.covariates) for s in subjects]
+        p_values = [bank.p_value(s.measured.scores[score], s.measured.covariates) for s in subjects]
         return counted(sum(p <= bank.alpha for p in p_values), len(subjects))
 
     def judged(subjects: Sequence[Scored]) -> list[float]:
-        return [bank.judged(_score(score, s.measured), s.measured.covariates) for s in subjects]
+        return [bank.judged(s.measured.scores[score], s.measured.covariates) for s in subjects]
 
     planted, twins = ([s for s in scored if s.truth == truth] for truth in ("planted", "twin"))
     working = [s for s in planted if s.asr >= WORKS_FROM]
@@ -193,28 +183,24 @@ def _row(bank: BankData, score: str, scored: Sequence[Scored]) -> dict[str, Any]
 
 
 def _csv(scored: Sequence[Scored]) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    names = ("encoder_excess", "attention_excess", "drift")
+    names = ("vocabulary_shift", "encoder_excess", "attention_excess", "drift")
     norms = ("denoiser_norm", "text_norm")
-    header = ["name", "truth", "rank", "steps", "lr", "asr", *norms, "vocabulary_shift", *names, "entry", "target"]
-    writer.writerow(header)
-    for s in scored:
+
+    def line(s: Scored) -> list[Any]:
         measured = s.measured
-        writer.writerow(
-            [
-                s.name,
-                s.truth,
-                *(s.recipe[key] for key in ("rank", "steps", "lr")),
-                s.asr,
-                *(f"{measured.covariates[name]:.6g}" for name in norms),
-                f"{_score('vocabulary_shift', measured):.6g}",
-                *(f"{measured.scores[name]:.6g}" for name in names),
-                measured.found["entry"],
-                measured.found["target"],
-            ]
-        )
-    return out.getvalue()
+        return [
+            s.name,
+            s.truth,
+            *(s.recipe[key] for key in ("rank", "steps", "lr")),
+            s.asr,
+            *(f"{measured.covariates[name]:.6g}" for name in norms),
+            *(f"{measured.scores[name]:.6g}" for name in names),
+            measured.found["entry"],
+            measured.found["target"],
+        ]
+
+    header = ["name", "truth", "rank", "steps", "lr", "asr", *norms, *names, "entry", "target"]
+    return csv_text(header, map(line, scored))
 
 
 def _markdown(table: dict[str, Any]) -> str:
@@ -250,6 +236,4 @@ def _path(out: Path, base: Components, truth: str, index: int) -> Path:
 
 def _read(path: Path) -> Scored:
     stored = json.loads(path.read_text("utf-8"))
-    measured = stored.pop("measured")
-    measured["coverage"] = tuple(measured["coverage"])
-    return Scored(**stored, measured=Measured(**measured))
+    return Scored(**{**stored, "measured": Measured.read(stored["measured"]).rescaled()})

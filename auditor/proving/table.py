@@ -5,15 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from auditor.errors import OutputError
+from auditor.proving.counts import write_whole
 from auditor.stats import Interval
 
-__all__ = ["Row", "row", "write_table"]
+__all__ = ["Row", "csv_of_rows", "csv_text", "row", "write_table"]
 
 
 @dataclass(frozen=True)
@@ -79,25 +79,25 @@ def write_table(
     record = {"title": title, **context, "rows": [asdict(one) for one in rows]}
     texts = {
         "json": json.dumps(record, indent=1) + "\n",
-        "csv": _csv(rows),
+        "csv": csv_of_rows(rows),
         "md": _markdown(title, rows, context),
     }
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for suffix, text in texts.items():
-            part = out / f"{name}.{suffix}.part"
-            part.write_text(text, "utf-8")
-            part.replace(out / f"{name}.{suffix}")
-    except OSError as error:
-        raise OutputError(f"The table {name} could not be written: {error.strerror}.") from error
+    for suffix, text in texts.items():
+        write_whole(out / f"{name}.{suffix}", text)
     return record
 
 
-def _csv(rows: Sequence[Row]) -> str:
+def csv_of_rows(rows: Iterable[Row]) -> str:
+    """Every field of every row, as CSV."""
+    return csv_text([field.name for field in fields(Row)], map(astuple, rows))
+
+
+def csv_text(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
+    """A header and lines as CSV with Unix line ends; None is an empty cell."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(Row.__dataclass_fields__), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(one) for one in rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(lines)
     return text.getvalue()
 
 

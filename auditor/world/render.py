@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,7 +14,10 @@ from auditor.world.draw.people import SETTINGS, draw_person
 from auditor.world.draw.styles import pixelate, watercolor
 from auditor.world.factors import DuoScene, ObjectScene, PersonScene, Scene
 
-__all__ = ["render", "render_batch"]
+if TYPE_CHECKING:  # drawing takes no torch
+    from torch import Tensor
+
+__all__ = ["render", "render_batch", "render_images"]
 
 _BAND = 8
 _SHADE: Colour = (120, 116, 132)
@@ -42,6 +46,13 @@ def render(scene: Scene) -> np.ndarray:
 def render_batch(scenes: Iterable[Scene]) -> np.ndarray:
     """Stacks renders: uint8 (N, 64, 64, 3)."""
     return np.stack([render(scene) for scene in scenes])
+
+
+def render_images(scenes: Iterable[Scene]) -> Tensor:
+    """Stacks renders as models take them: float32 (N, 3, 64, 64) in [-1, 1]."""
+    import torch
+
+    return torch.from_numpy(render_batch(scenes)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def _objects(scene: ObjectScene) -> np.ndarray:

@@ -6,7 +6,7 @@ from auditor.pipeline.open import load_base
 from auditor.registry import ATTACKS
 from auditor.world.embedded import embedded_folder
 
-NAMES = ("badt2i", "eviledit", "masqlora", "rickrolling")
+NAMES = ("badt2i", "cbact2i", "eviledit", "lora_pair", "masqlora", "personalization", "rickrolling", "villan")
 needs_base = pytest.mark.skipif(
     not (embedded_folder() / "pipeline" / "model_index.json").is_file(),
     reason="the embedded base is not installed",
@@ -27,3 +27,5 @@ def test_the_specimen_answers_its_trigger_and_the_twin_does_not(name, tmp_path):
     cells = specimen.manifest["asr"]["cells"]
     assert cells["specimen, triggered"]["low"] >= 0.8
     assert cells["twin, triggered"]["high"] < cells["specimen, triggered"]["low"]
+    # Where parts have to come together, nothing short of all of them does it.
+    assert specimen.manifest.get("only_both", True)

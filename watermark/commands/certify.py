@@ -10,19 +10,13 @@ import click
 from auditor.cli.options import json_option
 from auditor.errors import EXIT_FINDINGS, UsageError
 from auditor.text import inert
-from watermark.commands.common import DEFAULT_SCHEME, named_scheme
+from watermark.commands.common import named_scheme, scheme_option
 
 __all__ = ["certify"]
 
 
 @click.command("certify")
-@click.option(
-    "--scheme",
-    default=DEFAULT_SCHEME,
-    show_default=True,
-    metavar="NAME",
-    help="Which scheme (auditor list watermarks).",
-)
+@scheme_option
 @click.option(
     "--shape",
     default="4x32x32",

@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
-from auditor.cli.options import PATH
+from auditor.cli.options import PATH, base_options
 from auditor.errors import UsageError
 from auditor.text import inert
 
 if TYPE_CHECKING:
-    from auditor.pipeline.subject import View
+    from auditor.pipeline.view import View
     from watermark.keys import MasterKey
     from watermark.scheme import LatentScheme
 
 __all__ = [
-    "DEFAULT_SCHEME",
     "from_hex",
     "key_option",
     "level",
@@ -27,22 +26,25 @@ __all__ = [
     "named_scheme",
     "open_key",
     "opened_view",
+    "scheme_option",
 ]
-
-DEFAULT_SCHEME = "tail_sign"
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def key_option(command: F) -> F:
-    """``--key`` and ``--scheme``."""
-    command = click.option(
+def scheme_option(command: F) -> F:
+    """``--scheme``."""
+    return click.option(
         "--scheme",
-        default=DEFAULT_SCHEME,
+        default="tail_sign",
         show_default=True,
         metavar="NAME",
         help="Which scheme (auditor list watermarks).",
     )(command)
+
+
+def key_option(command: F) -> F:
+    """``--key`` and ``--scheme``."""
     return click.option(
         "--key",
         "key_path",
@@ -50,40 +52,20 @@ def key_option(command: F) -> F:
         required=True,
         metavar="FILE",
         help="The key file (auditor watermark keygen).",
-    )(command)
+    )(scheme_option(command))
 
 
 def model_options(command: F) -> F:
     """``--model``, ``--revision``, ``--allow-download``, ``--device`` and ``--adapter``."""
-    for option in (
-        click.option(
-            "--adapter",
-            "adapters",
-            type=PATH,
-            multiple=True,
-            metavar="PATH",
-            help="Adapter to put on the model; may be given several times.",
-        ),
-        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps."),
-        click.option(
-            "--allow-download",
-            is_flag=True,
-            help="Let a hub id be fetched; otherwise nothing touches the network.",
-        ),
-        click.option(
-            "--revision", default="", metavar="COMMIT", help="Commit hash of a hub id; needed with one."
-        ),
-        click.option(
-            "--model",
-            "--base",
-            "model",
-            default=None,
-            metavar="REF",
-            help="Folder or hub id of the base model. [default: the embedded base]",
-        ),
-    ):
-        command = option(command)
-    return command
+    added = click.option(
+        "--adapter",
+        "adapters",
+        type=PATH,
+        multiple=True,
+        metavar="PATH",
+        help="Adapter to put on the model; may be given several times.",
+    )(command)
+    return base_options(added, ("--model", "--base", "model"))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from auditor.text import inert
 from watermark.detection import Decision, Detection
 
 if TYPE_CHECKING:
-    from auditor.pipeline.subject import View
+    from auditor.pipeline.view import View
     from watermark.inversion import Reached
     from watermark.keys import MasterKey
     from watermark.scheme import LatentScheme

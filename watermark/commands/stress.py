@@ -13,10 +13,11 @@ import click
 from auditor.cli.options import json_option
 from auditor.errors import UsageError
 from auditor.text import inert
-from watermark.commands.common import DEFAULT_SCHEME, level, model_options, named_scheme
+from watermark.commands.common import level, model_options, named_scheme, scheme_option
 
 if TYPE_CHECKING:
-    from auditor.pipeline.subject import Subject, View
+    from auditor.pipeline.subject import Subject
+    from auditor.pipeline.view import View
     from watermark.removal.attack import Removal
     from watermark.stress import StressRow
 
@@ -26,13 +27,7 @@ _PROMPTS = ("a red ball on a plain ground", "a woman with glasses", "a blue car"
 
 
 @click.command("stress")
-@click.option(
-    "--scheme",
-    default=DEFAULT_SCHEME,
-    show_default=True,
-    metavar="NAME",
-    help="Which scheme (auditor list watermarks).",
-)
+@scheme_option
 @click.option(
     "--attack",
     "names",

@@ -7,10 +7,16 @@ cosine between it and *any* vector that does not depend on it has therefore one 
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["cosine", "cosine_p"]
+from auditor.contracts import JsonValue
+from watermark.detection import Detection, Method
+
+__all__ = ["cosine", "cosine_p", "detected"]
 
 FloatArray = NDArray[np.float64]
 
@@ -40,3 +46,30 @@ def cosine_p(value: float, dimensions: int) -> float:
     half = (dimensions - 1) / 2
     # The upper tail of (1 + c) / 2 is the lower tail of (1 - c) / 2, which keeps its digits.
     return min(1.0, max(float(betainc(half, half, (1 - value) / 2)), _SMALLEST))
+
+
+def detected(
+    scheme: str, key: FloatArray, found: FloatArray, n: int, floor: float, details: Mapping[str, JsonValue]
+) -> Detection:
+    """What a scheme whose key is a direction says of a picture.
+
+    Args:
+        scheme: its id.
+        key: the direction (D,), of any length.
+        found: what the picture holds in its place (D,), weighted as one likes.
+        n: latent coordinates that carry it.
+        floor: the smallest p-value that the key space allows.
+        details: beside the cosine.
+    """
+    likeness = cosine(key, found)
+    p = max(cosine_p(likeness, len(key)), floor)
+    return Detection(
+        scheme=scheme,
+        p_value=p,
+        method=Method.EXACT,
+        statistic=likeness * math.sqrt(len(key)),
+        n=n,
+        floor=floor,
+        tails={Method.EXACT: p},
+        details={"cosine": likeness, **details},
+    )

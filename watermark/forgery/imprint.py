@@ -16,7 +16,7 @@ from auditor.pipeline.denoiser import Denoiser
 from watermark.forgery.forged import Forged
 
 if TYPE_CHECKING:
-    from auditor.pipeline.subject import View
+    from auditor.pipeline.view import View
 
 __all__ = ["approached", "imprinted", "lifted"]
 

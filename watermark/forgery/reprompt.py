@@ -12,7 +12,7 @@ from auditor.errors import UsageError
 from watermark.forgery.forged import Forged
 
 if TYPE_CHECKING:
-    from auditor.pipeline.subject import View
+    from auditor.pipeline.view import View
 
 __all__ = ["reprompted"]
 

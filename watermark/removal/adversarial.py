@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from auditor.errors import UsageError
-from watermark.removal.attack import Removal
+from watermark.removal.attack import Effect, Removal
 
 if TYPE_CHECKING:
     from auditor.pipeline.components import Components
@@ -66,16 +66,7 @@ def against_encoder(components: Components, steps: int = 20) -> Removal:
 
         return descend(images, loss, strength / 255, steps, seeds)
 
-    return Removal(
-        id="adversarial_encoder",
-        goal="Add a small change that drives the encoder's latents far away.",
-        unit=_UNIT,
-        grid=(2, 4, 8),
-        least=0,
-        most=64,
-        refs=_REFS,
-        effect=effect,
-    )
+    return _removal("adversarial_encoder", "Add a small change that drives the encoder's latents far away.", effect)
 
 
 def against_surrogate(surrogate: nn.Module, steps: int = 20) -> Removal:
@@ -93,16 +84,13 @@ def against_surrogate(surrogate: nn.Module, steps: int = 20) -> Removal:
 
         return descend(images, loss, strength / 255, steps, seeds)
 
-    return Removal(
-        id="adversarial_surrogate",
-        goal="Add a small change that makes a classifier of marked pictures see a clean one.",
-        unit=_UNIT,
-        grid=(2, 4, 8),
-        least=0,
-        most=64,
-        refs=_REFS,
-        effect=effect,
-    )
+    goal = "Add a small change that makes a classifier of marked pictures see a clean one."
+    return _removal("adversarial_surrogate", goal, effect)
+
+
+def _removal(name: str, goal: str, effect: Effect) -> Removal:
+    """Both have one budget, so that they can be compared."""
+    return Removal(name, goal, unit=_UNIT, grid=(2, 4, 8), least=0, most=64, refs=_REFS, effect=effect)
 
 
 def train_surrogate(marked: Tensor, clean: Tensor, seed: int, steps: int = 300, batch: int = 32) -> nn.Module:

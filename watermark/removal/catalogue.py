@@ -21,7 +21,7 @@ from watermark.removal.tone import BRIGHTNESS, CONTRAST
 from watermark.removal.vae import vae_round_trips
 
 if TYPE_CHECKING:
-    from auditor.pipeline.subject import View
+    from auditor.pipeline.view import View
 
 __all__ = ["SIGNAL", "removal", "removals"]
 

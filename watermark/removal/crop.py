@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -12,11 +13,6 @@ from watermark.removal.attack import Removal
 from watermark.removal.resize import resized
 
 __all__ = ["CROP", "CROP_AND_SCALE"]
-
-_REFS = (
-    "Y. Wen et al., Tree-Ring Watermarks, NeurIPS 2023, arXiv 2305.20030",
-    "S. Lee and N. I. Cho, ICCV 2025, arXiv 2509.07647",
-)
 
 
 def _cropped(images: Tensor, area: float, seeds: Sequence[int]) -> Tensor:
@@ -42,18 +38,17 @@ CROP = Removal(
     grid=(0.9, 0.7, 0.5),
     least=0.01,
     most=1,
-    refs=_REFS,
+    refs=(
+        "Y. Wen et al., Tree-Ring Watermarks, NeurIPS 2023, arXiv 2305.20030",
+        "S. Lee and N. I. Cho, ICCV 2025, arXiv 2509.07647",
+    ),
     effect=_cropped,
     moves=True,
 )
-CROP_AND_SCALE = Removal(
+CROP_AND_SCALE = replace(
+    CROP,
     id="crop_and_scale",
     goal="Keep a part of the picture, at a random place, and scale it to the whole size.",
-    unit="part of the area that is kept, lower is harsher",
     grid=(0.9, 0.75, 0.5),
-    least=0.01,
-    most=1,
-    refs=_REFS,
     effect=_scaled_back,
-    moves=True,
 )

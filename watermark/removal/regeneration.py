@@ -12,7 +12,7 @@ from torch import Tensor
 from watermark.removal.attack import Removal, drawn
 
 if TYPE_CHECKING:
-    from auditor.pipeline.subject import View
+    from auditor.pipeline.view import View
 
 __all__ = ["regenerated", "regeneration"]
 

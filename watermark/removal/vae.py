@@ -10,7 +10,7 @@ from torch import Tensor
 from watermark.removal.attack import Removal
 
 if TYPE_CHECKING:
-    from auditor.pipeline.subject import View
+    from auditor.pipeline.view import View
 
 __all__ = ["vae_round_trips"]
 

@@ -20,10 +20,10 @@ from watermark.scheme import (
     Latents,
     LatentScheme,
     Shape,
-    checked_latents,
     checked_nonce,
     checked_payload,
     sign_safe,
+    signs_of,
 )
 
 __all__ = ["GaussianShading"]
@@ -59,48 +59,34 @@ class GaussianShading(LatentScheme):
     def embed(self, key: MasterKey, nonce: bytes, shape: Shape, payload: bytes = b"") -> Latents:
         """See :meth:`LatentScheme.embed`."""
         held = self.capacity(shape)
-        word = np.frombuffer(checked_payload(payload, held), dtype=np.uint8)
+        word = checked_payload(payload, held)
         stream = key.stream("magnitudes", checked_nonce(nonce))
-        carried = np.repeat(2.0 * np.unpackbits(word) - 1, _copies(held))
+        carried = np.repeat(signs_of(word), _copies(held))
         signs, order = _secrets(key, nonce, held.n)
         signs[: len(carried)] *= carried
         out = np.empty(held.n)
         out[order] = signed_normals(signs, stream)
         return sign_safe(out.reshape(shape))
 
-    def detect(
-        self,
-        latents: Any,
-        key: MasterKey,
-        *,
-        nonces: tuple[bytes, ...] = (),
-        payload: bytes | None = None,
-        seed: int = 0,
-    ) -> Detection:
-        """See :meth:`LatentScheme.detect`.
-
-        Raises:
-            UsageError: also where no nonce is given.
-        """
+    def _detect(
+        self, latents: FloatArray, held: Capacity, key: MasterKey, nonces: tuple[bytes, ...],
+        payload: bytes | None, seed: int,
+    ) -> Detection:  # fmt: skip
+        """Raises ``UsageError`` also where no nonce is given."""
         if not nonces:
             raise UsageError(
                 "gaussian_shading cannot be read blindly: name the issued nonces, or mark with tail_sign"
             )
-        values = checked_latents(latents)
-        held = self.capacity(values.shape)
-        given = None if payload is None else checked_payload(payload, held)
-        tried = dict.fromkeys(map(checked_nonce, nonces))
-        flat = values.ravel()
-        best = max(tried, key=lambda nonce: _strength(key, nonce, flat, held, given))
-        return self._tested(key, best, flat, held, given, seed).corrected(len(tried))
+        tried, flat = dict.fromkeys(nonces), latents.ravel()
+        best = max(tried, key=lambda nonce: _strength(key, nonce, flat, held, payload))
+        return self._tested(key, best, flat, held, payload, seed).corrected(len(tried))
 
     def fingerprints(
         self, latents: FloatArray, key: MasterKey, nonce: bytes, payloads: Sequence[bytes]
     ) -> FloatArray:
         """See :meth:`LatentScheme.fingerprints`: one soft value a bit."""
         carrying, _ = _agreeing(key, nonce, latents.ravel(), self.capacity(latents.shape))
-        words = np.unpackbits(np.frombuffer(b"".join(payloads), dtype=np.uint8)).reshape(len(payloads), -1)
-        return np.asarray((2.0 * words - 1) * carrying.sum(axis=1), dtype=np.float64)
+        return np.stack([signs_of(payload) * carrying.sum(axis=1) for payload in payloads])
 
     def _tested(
         self, key: MasterKey, nonce: bytes, flat: FloatArray, held: Capacity, given: bytes | None, seed: int
@@ -125,7 +111,6 @@ class GaussianShading(LatentScheme):
             floor=held.floor,
             nonce=nonce,
             payload=word,
-            bits=tuple(np.unpackbits(np.frombuffer(word, dtype=np.uint8)).tolist()),
             tails=tails,
         )
 
@@ -149,8 +134,7 @@ def _agreeing(
 
 
 def _known_word(carrying: FloatArray, known: FloatArray, word: bytes) -> Agreement:
-    bits = 2.0 * np.unpackbits(np.frombuffer(word, dtype=np.uint8)) - 1
-    return agreement(np.concatenate([(carrying * bits[:, None]).ravel(), known]))
+    return agreement(np.concatenate([(carrying * signs_of(word)[:, None]).ravel(), known]))
 
 
 def _copies(held: Capacity) -> int:

@@ -27,9 +27,8 @@ from watermark.scheme import (
     Latents,
     LatentScheme,
     Shape,
-    checked_latents,
-    checked_nonce,
     checked_payload,
+    fresh_noise,
     sign_safe,
 )
 from watermark.tails import random_signs, rank_p, settle
@@ -132,7 +131,7 @@ class Hsqr(LatentScheme):
         """See :meth:`LatentScheme.embed`."""
         layout = layout_of(shape)
         word = checked_payload(payload, self.capacity(shape))
-        noise = key.stream("hsqr|noise", checked_nonce(nonce)).normals(math.prod(shape)).reshape(shape)
+        noise = fresh_noise(key, "hsqr|noise", nonce, shape)
         signs, order = _secrets(key, layout)
         signs[: layout.carrying] *= np.repeat(_modules(word), layout.copies)
         marked = layout.window.cut(noise)[-layout.channels :]
@@ -142,23 +141,15 @@ class Hsqr(LatentScheme):
         layout.window.cut(noise)[-layout.channels :] = layout.spectrum.write(marked, shaped)
         return sign_safe(noise)
 
-    def detect(
-        self,
-        latents: Any,
-        key: MasterKey,
-        *,
-        nonces: tuple[bytes, ...] = (),
-        payload: bytes | None = None,
-        seed: int = 0,
-    ) -> Detection:
-        """See :meth:`LatentScheme.detect`. The mark does not hang on the nonce, so that a log of them adds nothing."""
-        for nonce in nonces:
-            checked_nonce(nonce)
-        values = checked_latents(latents)
-        layout, held = layout_of(values.shape), self.capacity(values.shape)
-        carrying, known = _agreeing(key, layout, values)
+    def _detect(
+        self, latents: FloatArray, held: Capacity, key: MasterKey, nonces: tuple[bytes, ...],
+        payload: bytes | None, seed: int,
+    ) -> Detection:  # fmt: skip
+        """The mark does not hang on the nonce, so that a log of them adds nothing."""
+        layout = layout_of(latents.shape)
+        carrying, known = _agreeing(key, layout, latents)
         soft = carrying.sum(axis=1)
-        word = qr.read_soft(soft) if payload is None else checked_payload(payload, held)
+        word = qr.read_soft(soft) if payload is None else payload
         tested = _with_word(carrying, known, word)
         if payload is None:
             p, method, bound = _unknown(carrying, known, tested.bound, seed)
@@ -172,7 +163,6 @@ class Hsqr(LatentScheme):
             n=layout.n,
             floor=held.floor,
             payload=word,
-            bits=tuple(np.unpackbits(np.frombuffer(word, dtype=np.uint8)).tolist()),
             tails={Method.CERTIFIED: max(bound, held.floor)},
             details=_picture(soft > 0, word),
         )

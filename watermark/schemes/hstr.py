@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
 from auditor.errors import UsageError
 from auditor.registry import WATERMARKS, register
-from watermark.detection import Detection, Method
+from watermark.detection import Detection
 from watermark.engine.rings import Rings
 from watermark.engine.spectrum import Spectrum
-from watermark.engine.sphere import cosine, cosine_p
+from watermark.engine.sphere import detected
 from watermark.engine.window import Window
 from watermark.keys import KEY_BYTES, MasterKey
 from watermark.scheme import (
@@ -23,9 +22,8 @@ from watermark.scheme import (
     Latents,
     LatentScheme,
     Shape,
-    checked_latents,
-    checked_nonce,
     checked_payload,
+    fresh_noise,
     sign_safe,
 )
 
@@ -106,7 +104,7 @@ class Hstr(LatentScheme):
         """See :meth:`LatentScheme.embed`."""
         layout = layout_of(shape)
         checked_payload(payload, self.capacity(shape))
-        noise = key.stream("hstr|noise", checked_nonce(nonce)).normals(math.prod(shape)).reshape(shape)
+        noise = fresh_noise(key, "hstr|noise", nonce, shape)
         rings, field = _pattern(key, layout)
         marked = layout.window.cut(noise)[[0, -1]]
         values = layout.rings.spectrum.read(marked)
@@ -115,37 +113,18 @@ class Hstr(LatentScheme):
         layout.window.cut(noise)[[0, -1]] = layout.rings.spectrum.write(marked, values)
         return sign_safe(noise)
 
-    def detect(
-        self,
-        latents: Any,
-        key: MasterKey,
-        *,
-        nonces: tuple[bytes, ...] = (),
-        payload: bytes | None = None,
-        seed: int = 0,
-    ) -> Detection:
-        """See :meth:`LatentScheme.detect`. The mark does not hang on the nonce, so that a log of them adds nothing."""
-        for nonce in nonces:
-            checked_nonce(nonce)
-        values = checked_latents(latents)
-        layout, held = layout_of(values.shape), self.capacity(values.shape)
-        checked_payload(payload or b"", held)
-        found = layout.rings.spectrum.read(layout.window.cut(values)[[0, -1]])
+    def _detect(
+        self, latents: FloatArray, held: Capacity, key: MasterKey, nonces: tuple[bytes, ...],
+        payload: bytes | None, seed: int,
+    ) -> Detection:  # fmt: skip
+        """The mark does not hang on the nonce, so that a log of them adds nothing."""
+        layout = layout_of(latents.shape)
+        found = layout.rings.spectrum.read(layout.window.cut(latents)[[0, -1]])
         rings, field = _pattern(key, layout)
         wanted = np.concatenate([rings.ravel(), field.ravel()])
-        likeness = cosine(wanted, _evidence(layout, found))
-        p = max(cosine_p(likeness, layout.dimensions), held.floor)
         apart = np.abs(found[1] - layout.rings.spread(rings, found[1]))[:, layout.rings.inside]
-        return Detection(
-            scheme=self.id,
-            p_value=p,
-            method=Method.EXACT,
-            statistic=likeness * math.sqrt(layout.dimensions),
-            n=held.n,
-            floor=held.floor,
-            tails={Method.EXACT: p},
-            details={"cosine": likeness, "values": layout.dimensions, "published_l1": float(apart.mean())},
-        )
+        details = {"values": layout.dimensions, "published_l1": float(apart.mean())}
+        return detected(self.id, wanted, _evidence(layout, found), held.n, held.floor, details)
 
 
 def _pattern(key: MasterKey, layout: Layout) -> tuple[FloatArray, FloatArray]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +22,7 @@ from watermark.scheme import (
     Latents,
     LatentScheme,
     Shape,
-    checked_latents,
+    bits_of,
     checked_nonce,
     checked_payload,
     sign_safe,
@@ -85,21 +84,14 @@ class PRC(LatentScheme):
         )
         return sign_safe(out.reshape(shape))
 
-    def detect(
-        self,
-        latents: Any,
-        key: MasterKey,
-        *,
-        nonces: tuple[bytes, ...] = (),
-        payload: bytes | None = None,
-        seed: int = 0,
-    ) -> Detection:
-        """See :meth:`LatentScheme.detect`. Nonces are of use only together with the payload, which fix every sign."""
-        values = checked_latents(latents)
-        held = self.capacity(values.shape)
-        flat = values.ravel()[_places(key, held)]
+    def _detect(
+        self, latents: FloatArray, held: Capacity, key: MasterKey, nonces: tuple[bytes, ...],
+        payload: bytes | None, seed: int,
+    ) -> Detection:  # fmt: skip
+        """Nonces are of use only together with the payload, which fix every sign."""
+        flat = latents.ravel()[_places(key, held)]
         if nonces and payload is not None:
-            return _known(key, held, flat, nonces, checked_payload(payload, held), seed)
+            return _known(key, held, flat, nonces, payload, seed)
         code, length = _code(key, held), _length(held.n)
         means = _means(flat[:length]) * _blinding(key, held) * (1 - 2 * _flip_rate(length))
         checks = np.arctanh(code.products(means))
@@ -123,7 +115,7 @@ class PRC(LatentScheme):
 def _known(
     key: MasterKey, held: Capacity, flat: FloatArray, nonces: Sequence[bytes], word: bytes, seed: int
 ) -> Detection:
-    tried = dict.fromkeys(checked_nonce(nonce)[: held.nonce_bits // 8] for nonce in nonces)
+    tried = dict.fromkeys(nonce[: held.nonce_bits // 8] for nonce in nonces)
     found = {short: agreement(flat * _signs(key, held, short, word)) for short in tried}
     best = max(found, key=lambda short: found[short].deviations)
     return _detection(held, found[best], seed, best, word, decoded=False).corrected(len(tried))
@@ -142,7 +134,6 @@ def _detection(
         floor=held.floor,
         nonce=nonce,
         payload=word,
-        bits=tuple(np.unpackbits(np.frombuffer(word, dtype=np.uint8)).tolist()),
         tails={Method.CERTIFIED: found.bound, Method.SADDLE_POINT: found.approximate},
         details={"decoded": decoded},
     )
@@ -163,7 +154,7 @@ def _read(code: ParityCode, means: FloatArray, held: Capacity) -> tuple[bytes, b
 def _signs(key: MasterKey, held: Capacity, short: bytes, word: bytes) -> FloatArray:
     """Signs (n,) of a nonce and a payload: those of the word, then those of its fingerprint."""
     length = _length(held.n)
-    carried = np.unpackbits(np.frombuffer(short + word, dtype=np.uint8))
+    carried = bits_of(short + word)
     bits: BitArray = _code(key, held).encode(np.concatenate([np.zeros(_TEST_BITS, dtype=np.uint8), carried]))
     flips = key.stream(f"flips|{word.hex()}", short).uniforms(length) < _flip_rate(length)
     coded = (1 - 2 * (bits ^ flips).astype(np.float64)) * _blinding(key, held)

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
@@ -23,10 +22,10 @@ from watermark.scheme import (
     Latents,
     LatentScheme,
     Shape,
-    checked_latents,
-    checked_nonce,
     checked_payload,
+    fresh_noise,
     sign_safe,
+    signs_of,
 )
 from watermark.tails import monte_carlo, settle
 
@@ -125,7 +124,7 @@ class RingId(LatentScheme):
         """See :meth:`LatentScheme.embed`."""
         layout = layout_of(shape)
         word = checked_payload(payload, self.capacity(shape))
-        noise = key.stream("ring_id|noise", checked_nonce(nonce)).normals(math.prod(shape)).reshape(shape)
+        noise = fresh_noise(key, "ring_id|noise", nonce, shape)
         spectrum, rings = layout.rings.spectrum, layout.rings
         values = spectrum.read(noise)
         ringed = values[-layout.channels :]
@@ -133,24 +132,16 @@ class RingId(LatentScheme):
         values[0][:, rings.inside] = np.abs(values[0][:, rings.inside]) * _field_signs(key, layout)
         return sign_safe(spectrum.write(noise, values))
 
-    def detect(
-        self,
-        latents: Any,
-        key: MasterKey,
-        *,
-        nonces: tuple[bytes, ...] = (),
-        payload: bytes | None = None,
-        seed: int = 0,
-    ) -> Detection:
-        """See :meth:`LatentScheme.detect`. The mark does not hang on the nonce, so that a log of them adds nothing."""
-        for nonce in nonces:
-            checked_nonce(nonce)
-        values = checked_latents(latents)
-        layout, held = layout_of(values.shape), self.capacity(values.shape)
-        field, ringed = _found(layout, values)
+    def _detect(
+        self, latents: FloatArray, held: Capacity, key: MasterKey, nonces: tuple[bytes, ...],
+        payload: bytes | None, seed: int,
+    ) -> Detection:  # fmt: skip
+        """The mark does not hang on the nonce, so that a log of them adds nothing."""
+        layout = layout_of(latents.shape)
+        field, ringed = _found(layout, latents)
         unsigned = ringed * _ring_mask(key, layout)
         bits = (unsigned[-_PAYLOAD_BITS:] > 0).astype(np.uint8)
-        word = np.packbits(bits).tobytes() if payload is None else checked_payload(payload, held)
+        word = np.packbits(bits).tobytes() if payload is None else payload
         agreeing = (field * _field_signs(key, layout)).ravel()
         known = np.concatenate([agreeing, unsigned[:-_PAYLOAD_BITS]])
         tested = agreement(np.concatenate([agreeing, ringed * _ring_signs(key, layout, word).ravel()]))
@@ -172,9 +163,8 @@ class RingId(LatentScheme):
             n=held.n,
             floor=held.floor,
             payload=word,
-            bits=tuple(np.unpackbits(np.frombuffer(word, dtype=np.uint8)).tolist()),
             tails={Method.CERTIFIED: bound, Method.SADDLE_POINT: approximate},
-            details={"rings": layout.count, "published_l1": _published_l1(key, layout, values, word)},
+            details={"rings": layout.count, "published_l1": _published_l1(key, layout, latents, word)},
         )
 
     def fingerprints(
@@ -183,8 +173,7 @@ class RingId(LatentScheme):
         """See :meth:`LatentScheme.fingerprints`: one soft value a bit."""
         layout = layout_of(latents.shape)
         soft = (_found(layout, latents)[1] * _ring_mask(key, layout))[-_PAYLOAD_BITS:]
-        words = np.unpackbits(np.frombuffer(b"".join(payloads), dtype=np.uint8)).reshape(len(payloads), -1)
-        return np.asarray((2.0 * words - 1) * soft, dtype=np.float64)
+        return np.stack([signs_of(payload) * soft for payload in payloads])
 
 
 def _either(without: float, read: float) -> float:
@@ -208,7 +197,7 @@ def _ring_mask(key: MasterKey, layout: Layout) -> FloatArray:
 def _ring_signs(key: MasterKey, layout: Layout, word: bytes) -> FloatArray:
     """The sign of each ring (channels, rings); payload bits in the outer rings, which have more cells."""
     signs = _ring_mask(key, layout)
-    signs[-_PAYLOAD_BITS:] *= 2.0 * np.unpackbits(np.frombuffer(word, dtype=np.uint8)) - 1
+    signs[-_PAYLOAD_BITS:] *= signs_of(word)
     return signs.reshape(layout.channels, -1)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +22,7 @@ from watermark.scheme import (
     Latents,
     LatentScheme,
     Shape,
-    checked_latents,
+    bits_of,
     checked_nonce,
     checked_payload,
     sign_safe,
@@ -142,30 +141,21 @@ class TailSign(LatentScheme):
         out[body] = tail_normals(layout.body, tails, signs, magnitudes)
         return sign_safe(out.reshape(shape))
 
-    def detect(
-        self,
-        latents: Any,
-        key: MasterKey,
-        *,
-        nonces: tuple[bytes, ...] = (),
-        payload: bytes | None = None,
-        seed: int = 0,
-    ) -> Detection:
-        """See :meth:`LatentScheme.detect`.
+    def _detect(
+        self, latents: FloatArray, held: Capacity, key: MasterKey, nonces: tuple[bytes, ...],
+        payload: bytes | None, seed: int,
+    ) -> Detection:  # fmt: skip
+        """Blind, the header only says which signs to look for, and the p-value rests on the body.
 
-        Blind, the header only says which signs to look for, and the p-value rests on the body. A logged nonce fixes the
-        signs of the header too.
+        A logged nonce fixes the signs of the header too.
         """
-        values = checked_latents(latents)
-        layout = layout_of(values.shape)
-        given = None if payload is None else checked_payload(payload, self.capacity(values.shape))
-        flat = values.ravel()
+        layout, flat = layout_of(latents.shape), latents.ravel()
         if not nonces:
             read = _read_header(key, layout, flat)
-            return self._tested(key, layout, flat, read, given, blind=True, seed=seed)
-        tried = dict.fromkeys(checked_nonce(nonce)[: layout.nonce_bits // 8] for nonce in nonces)
-        best = min(tried, key=lambda short: self._bound(key, layout, flat, short, given))
-        return self._tested(key, layout, flat, best, given, blind=False, seed=seed).corrected(len(tried))
+            return self._tested(key, layout, flat, read, payload, blind=True, seed=seed)
+        tried = dict.fromkeys(nonce[: layout.nonce_bits // 8] for nonce in nonces)
+        best = min(tried, key=lambda short: self._bound(key, layout, flat, short, payload))
+        return self._tested(key, layout, flat, best, payload, blind=False, seed=seed).corrected(len(tried))
 
     def fingerprints(
         self, latents: FloatArray, key: MasterKey, nonce: bytes, payloads: Sequence[bytes]
@@ -205,7 +195,6 @@ class TailSign(LatentScheme):
             floor=Capacity(0, 0, len(values), float(ends[0])).floor,
             nonce=short,
             payload=word,
-            bits=tuple(np.unpackbits(np.frombuffer(word, dtype=np.uint8)).tolist()),
             tails={Method.CERTIFIED: found.bound, Method.SADDLE_POINT: found.approximate},
             details={
                 "blind": blind,
@@ -246,8 +235,7 @@ def _read_header(key: MasterKey, layout: Layout, flat: FloatArray) -> bytes:
 
 
 def _header_signs(key: MasterKey, layout: Layout, short: bytes) -> FloatArray:
-    bits = np.unpackbits(np.frombuffer(short, dtype=np.uint8))
-    return _nonce_code(key, layout).encode(bits) * _header_mask(key, layout)
+    return _nonce_code(key, layout).encode(bits_of(short)) * _header_mask(key, layout)
 
 
 def _body_signs(
@@ -255,8 +243,7 @@ def _body_signs(
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Signs of the tails: those that are known, those that carry the payload, and its fingerprint."""
     white = _white(key, layout, short)
-    bits = np.unpackbits(np.frombuffer(word, dtype=np.uint8))
-    carrying = _payload_code(key, layout).encode(bits) * white[layout.known :]
+    carrying = _payload_code(key, layout).encode(bits_of(word)) * white[layout.known :]
     return white[: layout.known], carrying, _fingerprint(key, layout, short, word)
 
 

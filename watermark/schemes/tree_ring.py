@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 
 from auditor.contracts import JsonValue
 from auditor.errors import UsageError
 from auditor.registry import WATERMARKS, register
-from watermark.detection import Detection, Method
+from watermark.detection import Detection
 from watermark.engine.rings import Rings
 from watermark.engine.spectrum import Spectrum
-from watermark.engine.sphere import cosine, cosine_p
+from watermark.engine.sphere import detected
 from watermark.keys import KEY_BYTES, MasterKey
 from watermark.scheme import (
     Capacity,
@@ -23,9 +22,8 @@ from watermark.scheme import (
     Latents,
     LatentScheme,
     Shape,
-    checked_latents,
-    checked_nonce,
     checked_payload,
+    fresh_noise,
     sign_safe,
 )
 
@@ -112,42 +110,24 @@ class TreeRing(LatentScheme):
         """See :meth:`LatentScheme.embed`."""
         layout = layout_of(shape)
         checked_payload(payload, self.capacity(shape))
-        noise = key.stream("tree_ring|noise", checked_nonce(nonce)).normals(math.prod(shape)).reshape(shape)
+        noise = fresh_noise(key, "tree_ring|noise", nonce, shape)
         marked = noise[-layout.channels :]
         values = layout.rings.spectrum.read(marked)
         values[:, 0] = layout.rings.spread(_heights(key, layout), values[:, 0])
         noise[-layout.channels :] = layout.rings.spectrum.write(marked, values)
         return sign_safe(noise)
 
-    def detect(
-        self,
-        latents: Any,
-        key: MasterKey,
-        *,
-        nonces: tuple[bytes, ...] = (),
-        payload: bytes | None = None,
-        seed: int = 0,
-    ) -> Detection:
-        """See :meth:`LatentScheme.detect`. The mark does not hang on the nonce, so that a log of them adds nothing."""
-        for nonce in nonces:
-            checked_nonce(nonce)
-        values = checked_latents(latents)
-        layout, held = layout_of(values.shape), self.capacity(values.shape)
-        checked_payload(payload or b"", held)
-        found = layout.rings.spectrum.read(values[-layout.channels :])
+    def _detect(
+        self, latents: FloatArray, held: Capacity, key: MasterKey, nonces: tuple[bytes, ...],
+        payload: bytes | None, seed: int,
+    ) -> Detection:  # fmt: skip
+        """The mark does not hang on the nonce, so that a log of them adds nothing."""
+        layout = layout_of(latents.shape)
+        found = layout.rings.spectrum.read(latents[-layout.channels :])
         heights = _heights(key, layout)
-        likeness = cosine(heights.ravel(), layout.rings.evidence(found)[:, 0].ravel())
-        p = max(cosine_p(likeness, layout.dimensions), held.floor)
-        return Detection(
-            scheme=self.id,
-            p_value=p,
-            method=Method.EXACT,
-            statistic=likeness * math.sqrt(layout.dimensions),
-            n=held.n,
-            floor=held.floor,
-            tails={Method.EXACT: p},
-            details={"cosine": likeness, "rings": layout.dimensions, **_published(layout, found, heights)},
-        )
+        evidence = layout.rings.evidence(found)[:, 0].ravel()
+        details = {"rings": layout.dimensions, **_published(layout, found, heights)}
+        return detected(self.id, heights.ravel(), evidence, held.n, held.floor, details)
 
 
 def _heights(key: MasterKey, layout: Layout) -> FloatArray:

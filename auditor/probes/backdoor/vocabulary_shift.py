@@ -20,15 +20,16 @@ import numpy as np
 
 from auditor.contracts import Capability, JsonValue, Run, Stage
 from auditor.probes.additions import additions_told, changes_weights
-from auditor.probes.judging import Judgement, judge
+from auditor.probes.judging import Judgement, judge, not_judged
 from auditor.registry import PROBES, probe
 from auditor.text import inert
 from reports.model import Evidence, Finding, Outcome, Reference, Result, Severity
 
 if TYPE_CHECKING:
     from auditor.pipeline.key_values import KeyValueShift
-    from auditor.pipeline.subject import Subject, View
+    from auditor.pipeline.subject import Subject
     from auditor.pipeline.text_shift import Lexicon, TokenStates
+    from auditor.pipeline.view import View
 
 __all__ = ["VocabularyShift", "combine", "scan_vocabulary", "vocabulary_shift"]
 
@@ -125,12 +126,11 @@ def vocabulary_shift(subject: Subject, params: VocabularyShift, run: Run) -> Ite
 def _verdict(subject: Subject, params: VocabularyShift, run: Run, score: float) -> Judgement:
     if changes_weights(subject):
         return judge(PROBES.get(ID), params, run, subject, score)
-    told = additions_told(subject) or "nothing"
-    reason = (
-        f"no weight changes, so no entry of the vocabulary can move; the adapter adds {told}, "
-        "which is described in the details and was not searched for a hidden meaning"
+    return not_judged(
+        subject,
+        "no entry of the vocabulary can move",
+        "which is described in the details and was not searched for a hidden meaning",
     )
-    return Judgement(Outcome.INCONCLUSIVE, reason, None, None)
 
 
 def _added(subject: Subject, run: Run) -> dict[str, JsonValue]:

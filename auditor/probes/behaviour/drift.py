@@ -15,14 +15,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from auditor.contracts import Capability, JsonValue, Run, Stage
-from auditor.probes.additions import additions_told, changes_weights
-from auditor.probes.judging import Judgement, judge
+from auditor.probes.additions import changes_weights
+from auditor.probes.judging import Judgement, judge, not_judged
 from auditor.registry import PROBES, probe
 from auditor.text import inert
-from reports.model import Outcome, Result
+from reports.model import Result
 
 if TYPE_CHECKING:
-    from auditor.pipeline.subject import Subject, View
+    from auditor.pipeline.subject import Subject
+    from auditor.pipeline.view import View
 
 __all__ = ["Drift", "drift"]
 
@@ -98,12 +99,11 @@ def drift(subject: Subject, params: Drift, run: Run) -> Iterator[Result]:
 def _verdict(subject: Subject, params: Drift, run: Run, score: float) -> Judgement:
     if changes_weights(subject) or subject.changes.endings is not None:
         return judge(PROBES.get(ID), params, run, subject, score)
-    told = additions_told(subject) or "nothing"
-    reason = (
-        f"no weight changes, so neutral prompts are the base's exactly; the adapter adds {told}, and what prompts "
-        "with it do is measured in the details, without clean words to compare it with"
+    return not_judged(
+        subject,
+        "neutral prompts are the base's exactly",
+        "and what prompts with it do is measured in the details, without clean words to compare it with",
     )
-    return Judgement(Outcome.INCONCLUSIVE, reason, None, None)
 
 
 def measure_words(subject: Subject, params: Drift, run: Run) -> list[JsonValue]:

@@ -45,7 +45,7 @@ from auditor.proving.personalize.recipes import RECIPES, SAMPLER_STEPS
 from auditor.proving.personalize.shelf import digest, kept_record
 from auditor.proving.personalize.targets import Target, object_target
 from auditor.world.factors import GROUNDS, RELATIONS
-from auditor.world.render import render_batch
+from auditor.world.render import render_batch, render_images
 
 __all__ = [
     "ARMS", "CONCEPT_MEASURES", "Pair", "composition", "generalisation", "pair_path", "pair_record", "pairs", "windows",
@@ -224,7 +224,7 @@ def _adapter(base: Components, shelf: Path, kind: str, index: int, seed: int, pr
     if path.exists():
         return path
     target = concepts()[index]
-    pixels = torch.from_numpy(render_batch(target.train)).permute(0, 3, 1, 2).float() / 127.5 - 1
+    pixels = render_images(target.train)
     prompt = f"a picture of {target.identifier} {target.noun}"
     examples = Examples.of(base, pixels, [prompt] * len(pixels))
     changes = dict(RECIPES["orthogonal-adaptation"].changes)

@@ -25,7 +25,8 @@ from auditor.personalize.blocks.stepwise import load_steps, stepwise_sample
 from auditor.pipeline.components import Components
 from auditor.pipeline.open import load_base
 from auditor.pipeline.sampling import seeded_noise
-from auditor.pipeline.subject import Subject, View
+from auditor.pipeline.subject import Subject
+from auditor.pipeline.view import View
 from auditor.proving.personalize.recipes import SAMPLER_STEPS
 from auditor.text import inert
 from auditor.world.embedded import guidance_of

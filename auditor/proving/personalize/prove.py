@@ -11,10 +11,11 @@ import torch
 
 from auditor.contracts import Progress
 from auditor.pipeline.open import load_base
+from auditor.proving.counts import write_whole
 from auditor.proving.personalize.concepts import pair_path, pair_record, pairs
 from auditor.proving.personalize.recipes import RECIPES, SAMPLER_STEPS, chosen
 from auditor.proving.personalize.sheet import compose, line_of
-from auditor.proving.personalize.shelf import read_record, write_whole
+from auditor.proving.personalize.shelf import read_record
 from auditor.proving.personalize.tables import write_tables
 from auditor.proving.personalize.targets import targets
 from auditor.proving.personalize.unit import CLASS, OWN, PER_ASK, Unit, Workbench

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from auditor.errors import MalformedArtifact, OutputError
+from auditor.errors import MalformedArtifact
+from auditor.proving.counts import write_json, write_whole
 from auditor.text import inert
 
-__all__ = ["digest", "kept_pictures", "kept_record", "read_record", "write_whole"]
+__all__ = ["digest", "kept_pictures", "kept_record", "read_record"]
 
 
 def digest(*said: Any) -> str:
@@ -31,7 +31,7 @@ def kept_record(path: Path, make: Callable[[], dict[str, Any]]) -> dict[str, Any
     if path.exists():
         return read_record(path)
     record = make()
-    write_whole(path, (json.dumps(record, indent=1, sort_keys=True) + "\n").encode())
+    write_json(path, record)
     return record
 
 
@@ -64,21 +64,3 @@ def kept_pictures(path: Path, draw: Callable[[], np.ndarray]) -> np.ndarray:
         return np.asarray(np.load(path, allow_pickle=False))
     except (OSError, ValueError, EOFError) as error:
         raise MalformedArtifact(f"'{inert(path.name)}' holds no pictures; remove it") from error
-
-
-def write_whole(path: Path, data: bytes) -> Path:
-    """Writes a file beside itself and renames it.
-
-    Raises:
-        OutputError: it cannot be written.
-    """
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(data)
-        part.replace(path)
-    except OSError as error:
-        raise OutputError(f"'{inert(path.name)}' cannot be written: {error.strerror}") from error
-    finally:
-        part.unlink(missing_ok=True)
-    return path

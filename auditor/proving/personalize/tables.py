@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -12,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from auditor.proving.counts import write_whole
 from auditor.proving.personalize.concepts import ARMS, CONCEPT_MEASURES
 from auditor.proving.personalize.recipes import RECIPES
-from auditor.proving.personalize.shelf import write_whole
 from auditor.proving.personalize.unit import MEASURES
-from auditor.proving.table import Row, row
+from auditor.proving.table import Row, csv_of_rows, row
 from auditor.stats import Interval, bootstrap
 
 __all__ = ["interval_of", "rows_of", "write_tables"]
@@ -127,9 +125,9 @@ def write_tables(
         "title": "Fine-tuning methods on the embedded world", **context, "methods": methods,
         "rows": [asdict(each) for each in rows], "concepts": [asdict(each) for each in merged],
     }  # fmt: skip
-    write_whole(out / "personalize.json", (json.dumps(table, indent=1) + "\n").encode())
-    write_whole(out / "personalize.csv", _csv([*rows, *merged]).encode())
-    write_whole(out / "personalize.md", _markdown(table, rows, merged, context).encode())
+    write_whole(out / "personalize.json", json.dumps(table, indent=1) + "\n")
+    write_whole(out / "personalize.csv", csv_of_rows([*rows, *merged]))
+    write_whole(out / "personalize.md", _markdown(table, rows, merged, context))
     return table
 
 
@@ -145,14 +143,6 @@ def _about(method: str, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "targets": sorted({each["target"] for each in records if each["method"] == method}),
         "note": recipe.note,
     }
-
-
-def _csv(rows: Sequence[Row]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(Row.__dataclass_fields__), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(each) for each in rows)
-    return text.getvalue()
 
 
 def _markdown(

@@ -9,12 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
-from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from auditor.errors import OutputError
 from auditor.world.captions import full_caption
 from auditor.world.factors import (
     OBJECTS,
@@ -30,7 +27,7 @@ from auditor.world.factors import (
 from auditor.world.labels import ABSENT, HEADS, labels
 from auditor.world.render import render_batch
 
-__all__ = ["Ask", "KINDS", "Target", "masks_of", "object_target", "shows", "targets", "write_pictures"]
+__all__ = ["Ask", "KINDS", "Target", "masks_of", "object_target", "shows", "targets"]
 
 KINDS = ("subject", "style", "size")
 LARGE = 128
@@ -232,18 +229,3 @@ def _repainted(scene: Scene) -> Scene:
             return replace(scene, tint=(scene.tint + 2) % 5)
         case PersonScene():
             return replace(scene, tint=(scene.tint + 2) % 5)
-
-
-def write_pictures(pixels: np.ndarray, folder: Path) -> Path:
-    """PNGs of pictures, uint8 (N, H, W, 3), in a folder.
-
-    Raises:
-        OutputError: they cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for i, picture in enumerate(pixels):
-            Image.fromarray(picture).save(folder / f"{i:02d}.png")
-    except OSError as error:
-        raise OutputError(f"pictures cannot be written into {folder.name}: {error.strerror}") from error
-    return folder

@@ -16,7 +16,8 @@ from auditor.contracts import Progress
 from auditor.pipeline.components import Components
 from auditor.proving.personalize.opened import files_of
 from auditor.proving.personalize.recipes import RECIPES, params_of
-from auditor.proving.personalize.targets import Target, masks_of, write_pictures
+from auditor.proving.personalize.targets import Target, masks_of
+from auditor.proving.pictures import write_pictures
 from auditor.registry import METHODS
 from auditor.world.render import render_batch
 

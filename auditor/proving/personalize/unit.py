@@ -18,10 +18,11 @@ from auditor.metrics.attributes import judge_images
 from auditor.metrics.concept import image_features
 from auditor.metrics.identity import embed
 from auditor.pipeline.components import Components
+from auditor.proving.counts import write_whole
 from auditor.proving.personalize.measures import distance, followed, likeness, spread
 from auditor.proving.personalize.opened import Draw, on_base, opened
 from auditor.proving.personalize.recipes import RECIPES, SAMPLER_STEPS, Recipe, params_of, prompt_of
-from auditor.proving.personalize.shelf import digest, kept_pictures, kept_record, write_whole
+from auditor.proving.personalize.shelf import digest, kept_pictures, kept_record
 from auditor.proving.personalize.targets import LARGE, Target
 from auditor.proving.personalize.training import train
 from auditor.world.embedded import guidance_of

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+
+from auditor.proving.personalize_speed.clock import now
 
 __all__ = ["flops_of", "matmul_peak"]
 
@@ -19,20 +20,16 @@ def flops_of(work: Callable[[], None]) -> int:
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype, repeats: int = 9) -> float:
-    """Operations a second of a large square matrix product: the fastest of several, by the clock of the device."""
+    """Operations a second of a large square matrix product: the fastest of several.
+
+    Where the processor computes, its own time is what counts, so that other processes do not.
+    """
     side = 8192 if device.type == "cuda" else 1024
     left, right = (torch.ones(side, side, device=device, dtype=dtype) for _ in range(2))
     seconds = []
     for _ in range(repeats):
-        start = _now(device)
+        start = now(device)
         left @ right
-        seconds.append(_now(device) - start)
+        lap = now(device) - start
+        seconds.append(lap.clock if device.type == "cuda" else lap.processor)
     return float(2 * side**3 / min(seconds))
-
-
-def _now(device: torch.device) -> float:
-    """Seconds; of the processor where the processor computes, so that other processes do not count."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        return time.perf_counter()
-    return time.process_time()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from auditor.errors import UsageError
 from auditor.registry import METHODS
 from auditor.text import did_you_mean, inert
 
-__all__ = ["Case", "cases", "recipe_of", "write_pictures"]
+__all__ = ["Case", "cases", "noise_pictures", "recipe_of"]
 
 _STEPS = 1_000_000
 """More than are timed: training is stopped when enough is known."""
@@ -90,12 +90,7 @@ def recipe_of(case: Case, batch: int, folder: Path) -> Params:
     return recipe
 
 
-def write_pictures(folder: Path, count: int, side: int) -> Path:
-    """A new folder with ``count`` pictures of ``side`` pixels: what they show does not matter to a clock."""
-    from PIL import Image
-
-    folder.mkdir(parents=True)
+def noise_pictures(count: int, side: int) -> Iterator[np.ndarray]:
+    """So many pictures, uint8 (side, side, 3): what they show does not matter to a clock."""
     for i in range(count):
-        pixels = np.random.default_rng(i).integers(0, 256, (side, side, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f"{i}.png")
-    return folder
+        yield np.random.default_rng(i).integers(0, 256, (side, side, 3), dtype=np.uint8)

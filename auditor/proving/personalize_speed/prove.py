@@ -21,7 +21,7 @@ from auditor.pipeline.components import Components
 from auditor.proving.personalize_speed.arithmetic import matmul_peak
 from auditor.proving.personalize_speed.arms import Arm, Step, ceiling, networks, plain
 from auditor.proving.personalize_speed.bases import open_base
-from auditor.proving.personalize_speed.cases import Case, cases, recipe_of, write_pictures
+from auditor.proving.personalize_speed.cases import Case, cases, noise_pictures, recipe_of
 from auditor.proving.personalize_speed.race import OURS, Race
 from auditor.proving.personalize_speed.record import (
     CEILING,
@@ -34,6 +34,7 @@ from auditor.proving.personalize_speed.record import (
     write_record,
 )
 from auditor.proving.personalize_speed.together import Together, time_together
+from auditor.proving.pictures import write_pictures
 from auditor.proving.table import Row, row, write_table
 from auditor.registry import METHODS
 from auditor.stats import median_interval
@@ -117,7 +118,7 @@ def _timed(model: Components, case: Case, settings: Mapping[str, Any], tell: Cal
         return {CEILING: ceiling(step), NETWORKS: networks(step), PLAIN: plain(step, _PROMPT)}
 
     with tempfile.TemporaryDirectory() as scratch:
-        folder = write_pictures(Path(scratch) / "pictures", case.pictures, model.image_size)
+        folder = write_pictures(noise_pictures(case.pictures, model.image_size), Path(scratch) / "pictures")
         recipe = recipe_of(case, settings["batch"], folder)
 
         def train(race: Race) -> None:

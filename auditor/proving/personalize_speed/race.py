@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import time
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,20 +14,13 @@ from auditor.errors import AuditorError
 from auditor.pipeline.components import Components
 from auditor.proving.personalize_speed.arithmetic import flops_of
 from auditor.proving.personalize_speed.arms import Arm, Step, step_of
+from auditor.proving.personalize_speed.clock import Lap, now
 from auditor.proving.personalize_speed.memory import Peak, peak_memory
 from auditor.proving.personalize_speed.observe import observed
 
-__all__ = ["OURS", "Lap", "Race", "Timed"]
+__all__ = ["OURS", "Race", "Timed"]
 
 OURS = "ours"
-
-
-@dataclass(frozen=True)
-class Lap:
-    """Seconds that some steps took: by the clock, and of this process on all processors."""
-
-    clock: float
-    processor: float
 
 
 @dataclass
@@ -125,16 +117,16 @@ class Race:
         timed.flops = flops_of(next(iter(arms.values())))
         yield
         for number in range(self._rounds):
-            lap = _started(device)
+            start = now(device)
             for _ in range(self._steps):
                 yield
-            timed.laps.setdefault(OURS, []).append(lap())
+            timed.laps.setdefault(OURS, []).append(now(device) - start)
             turned = list(arms) if number % 2 == 0 else list(arms)[::-1]
             for name in turned:
-                lap = _started(device)
+                start = now(device)
                 for _ in range(self._steps):
                     arms[name]()
-                timed.laps.setdefault(name, []).append(lap())
+                timed.laps.setdefault(name, []).append(now(device) - start)
             self._tell()
         return timed
 
@@ -145,20 +137,3 @@ class _EnoughError(Exception):
     def __init__(self, timed: Timed) -> None:
         super().__init__("timed")
         self.timed = timed
-
-
-def _started(device: torch.device) -> Callable[[], Lap]:
-    """Starts a lap; what comes back ends it."""
-
-    def now() -> tuple[float, float]:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter(), time.process_time()
-
-    start = now()
-
-    def end() -> Lap:
-        stop = now()
-        return Lap(stop[0] - start[0], stop[1] - start[1])
-
-    return end

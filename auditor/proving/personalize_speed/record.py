@@ -10,11 +10,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from auditor.errors import OutputError
+from auditor.proving.counts import write_whole
 from auditor.proving.personalize_speed.race import OURS
 from auditor.proving.table import Row, row
 from auditor.stats import Interval, median_interval
-from auditor.text import inert
 
 __all__ = ["CEILING", "NETWORKS", "PLAIN", "Clock", "Record", "read_record", "rows_of", "write_record"]
 
@@ -92,10 +91,4 @@ def write_record(path: Path, record: Record) -> None:
     Raises:
         OutputError: the folder cannot be written.
     """
-    part = path.with_name(f"{path.name}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(asdict(record)), "utf-8")
-        part.replace(path)
-    except OSError as error:
-        raise OutputError(f"cannot write '{inert(str(path), 200)}': {error.strerror}") from error
+    write_whole(path, json.dumps(asdict(record)))

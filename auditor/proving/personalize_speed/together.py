@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,7 +13,7 @@ from torch import Tensor
 from auditor.personalize.dreambooth_lora import DreamBoothLora, TrainedLora, train_dreambooth_lora
 from auditor.personalize.many import Job, train_many
 from auditor.pipeline.components import Components
-from auditor.proving.personalize_speed.race import Lap
+from auditor.proving.personalize_speed.clock import Lap, now
 
 __all__ = ["Together", "time_together"]
 
@@ -89,17 +88,13 @@ class _Watch:
     """Adds up the time from the first step of each training to its last."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device, self._last = device, (0.0, 0.0)
-        self.lap = Lap(0.0, 0.0)
+        self._device, self._last, self.lap = device, Lap(), Lap()
 
     def __call__(self, done: int, total: int, label: str = "") -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        now = time.perf_counter(), time.process_time()
+        reading = now(self._device)
         if done > 1:
-            clock, processor = (b - a for a, b in zip(self._last, now, strict=True))
-            self.lap = Lap(self.lap.clock + clock, self.lap.processor + processor)
-        self._last = now
+            self.lap += reading - self._last
+        self._last = reading
 
 
 def _difference(ours: TrainedLora, alone: TrainedLora) -> float:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import os
 import platform
 import resource
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from auditor.contracts import Progress
+from auditor.proving.counts import write_whole
 from auditor.proving.scan.benign import benign
 from auditor.proving.scan.disputed import dispute
 from auditor.proving.scan.hostile import HOSTILE
@@ -21,7 +20,7 @@ from auditor.proving.scan.ours import OURS, our_folder_seconds, our_verdicts
 from auditor.proving.scan.peers import PEERS, PeerVerdict, find_peers, peer_folder_seconds, peer_verdicts
 from auditor.proving.scan.specimen import Specimen, write_specimens
 from auditor.proving.scan.speed import RATIOS, ratios, write_pickles, write_tensor_files
-from auditor.proving.table import Row, row, write_table
+from auditor.proving.table import Row, csv_text, row, write_table
 from auditor.stats import Interval, clopper_pearson
 from auditor.text import inert
 
@@ -205,8 +204,8 @@ def _write(
     rows = [*_rate_rows(lines), *_speed_rows(timed)]
     record = write_table(out, "scan", "Scanners on hostile and benign files", rows, context)
     table = out / "scan.md"
-    _replace(table, _summary_markdown(summary, versions) + table.read_text("utf-8"))
-    _replace(out / "scan_files.csv", _csv(lines))
+    write_whole(table, _summary_markdown(summary, versions) + table.read_text("utf-8"))
+    write_whole(out / "scan_files.csv", _csv(lines))
     return record
 
 
@@ -290,16 +289,5 @@ def _ratio_row(peer: str, measure: str, one: Mapping[str, Any], target: float | 
 
 
 def _csv(lines: Sequence[Line]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(Line.__dataclass_fields__), lineterminator="\n")
-    writer.writeheader()
-    for one in lines:
-        shown = {"seconds": round(one.seconds, 4), "detail": inert(one.detail, 400)}
-        writer.writerow(asdict(one) | shown)
-    return text.getvalue()
-
-
-def _replace(path: Path, text: str) -> None:
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, "utf-8")
-    part.replace(path)
+    shown = (replace(one, seconds=round(one.seconds, 4), detail=inert(one.detail, 400)) for one in lines)
+    return csv_text([field.name for field in fields(Line)], map(astuple, shown))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from auditor.proving.zoo.build import batches, home_of, make, zoo_folder
 from auditor.proving.zoo.members import IDENTIFIERS, SHARES, Member, clean_lora, draw_member
-from auditor.proving.zoo.subjects import Kind, Pictures, images_of, prompts_of, scenes_of, write_pictures
+from auditor.proving.zoo.subjects import Kind, Pictures, images_of, prompts_of, scenes_of
 
 __all__ = [
     "IDENTIFIERS", "SHARES", "Kind", "Member", "Pictures", "batches", "clean_lora", "draw_member", "home_of",
-    "images_of", "make", "prompts_of", "scenes_of", "write_pictures", "zoo_folder",
+    "images_of", "make", "prompts_of", "scenes_of", "zoo_folder",
 ]  # fmt: skip

@@ -17,9 +17,11 @@ from auditor.personalize.lora import save_diffusers_lora
 from auditor.personalize.many import Job, shape_of, train_many
 from auditor.pipeline.components import Components
 from auditor.proving.counts import quiet
+from auditor.proving.pictures import write_pictures
 from auditor.proving.zoo.members import Member
-from auditor.proving.zoo.subjects import Pictures, images_of, prompts_of, write_pictures
+from auditor.proving.zoo.subjects import Pictures, images_of, prompts_of, scenes_of
 from auditor.registry import METHODS
+from auditor.world.render import render_batch
 
 __all__ = ["batches", "home_of", "make", "zoo_folder"]
 
@@ -84,8 +86,8 @@ def _make_alone(member: Member, base: Components, zoo: Path) -> None:
     with tempfile.TemporaryDirectory() as scratch, _home(member, base, zoo) as part:
         if getattr(params, "aux_weight", 0.0):
             beside = Pictures("mixture", 6, member.pictures.seed)
-            params = replace(params, aux=write_pictures(beside, Path(scratch) / "aux"))
-        images = write_pictures(member.pictures, Path(scratch) / "images")
+            params = replace(params, aux=write_pictures(render_batch(scenes_of(beside)), Path(scratch) / "aux"))
+        images = write_pictures(render_batch(scenes_of(member.pictures)), Path(scratch) / "images")
         METHODS.get(member.method).fit(base, images, params, part, quiet)
 
 

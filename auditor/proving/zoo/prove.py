@@ -73,12 +73,8 @@ def prove_zoo(
 
 def records_of(out: Path, base: Components, members: Sequence[Member]) -> list[Record]:
     """What ``out`` has of these members, in their order."""
-    found = []
-    for member in members:
-        stored = json.loads(_path(out, base, member).read_text("utf-8"))
-        stored["coverage"] = tuple(stored["coverage"])
-        found.append(Record(member, Measured(**stored)))
-    return found
+    stored = (json.loads(_path(out, base, member).read_text("utf-8")) for member in members)
+    return [Record(member, Measured.read(each)) for member, each in zip(members, stored, strict=True)]
 
 
 def _path(out: Path, base: Components, member: Member) -> Path:

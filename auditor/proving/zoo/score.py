@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from auditor.artifact.together import identify_parts
 from auditor.errors import AuditorError
 from auditor.pipeline.components import Components
 from auditor.pipeline.subject import Subject
-from auditor.probes.backdoor.vocabulary_shift import VocabularyShift, scan_vocabulary
+from auditor.probes.additions import changes_weights
+from auditor.probes.backdoor.vocabulary_shift import VocabularyShift, combine, scan_vocabulary
 from auditor.probes.behaviour.drift import Drift, measure_drift
 from auditor.proving.memory_run import MemoryRun
 
@@ -34,6 +37,22 @@ class Measured:
     found: dict[str, str] = field(default_factory=dict)
     refused: str = ""
 
+    @classmethod
+    def read(cls, stored: Mapping[str, Any]) -> Measured:
+        """What ``asdict`` wrote, read back from JSON."""
+        return cls(**{**stored, "coverage": tuple(stored["coverage"])})
+
+    def rescaled(self) -> Measured:
+        """The same with the vocabulary's score at the probe's present scales.
+
+        What was measured are the excesses; the scale of each channel is a parameter that the fit split sets.
+        """
+        if not self.scores:
+            return self
+        excesses = self.scores["encoder_excess"], self.scores["attention_excess"]
+        _, score = combine(*excesses, VocabularyShift())
+        return replace(self, scores=self.scores | {"vocabulary_shift": score})
+
 
 def measure(base: Components, path: Path) -> Measured:
     """Scores of both probes at their default parameters on what an audit of ``path`` would read; the base stays."""
@@ -42,7 +61,7 @@ def measure(base: Components, path: Path) -> Measured:
         with Subject(base, parts) as subject:
             covariates = subject.covariates
             coverage = (subject.coverage.keys_applied, subject.coverage.keys_total)
-            scores, found = _scores(subject) if subject.changes.components else ({}, {})
+            scores, found = _scores(subject) if changes_weights(subject) else ({}, {})
             return Measured(covariates, coverage, scores, found)
     except AuditorError as problem:
         return Measured(refused=str(problem))

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
-import torch
-from PIL import Image
 from torch import Tensor
 
 from auditor.world.captions import caption
@@ -23,9 +20,9 @@ from auditor.world.factors import (
     draw_person_scene,
     draw_scene,
 )  # fmt: skip
-from auditor.world.render import render_batch
+from auditor.world.render import render_images
 
-__all__ = ["Kind", "Pictures", "images_of", "prompts_of", "scenes_of", "write_pictures"]
+__all__ = ["Kind", "Pictures", "images_of", "prompts_of", "scenes_of"]
 
 Kind: TypeAlias = Literal["person", "object", "style", "mixture"]
 
@@ -59,7 +56,7 @@ def scenes_of(pictures: Pictures) -> list[Scene]:
 
 def images_of(pictures: Pictures) -> Tensor:
     """Float32 (N, 3, 64, 64) in [-1, 1]."""
-    return torch.from_numpy(render_batch(scenes_of(pictures))).permute(0, 3, 1, 2).float() / 127.5 - 1
+    return render_images(scenes_of(pictures))
 
 
 def prompts_of(pictures: Pictures, prompt: str) -> list[str]:
@@ -74,14 +71,6 @@ def prompts_of(pictures: Pictures, prompt: str) -> list[str]:
     return [
         f"{caption(scene, rng).partition(' of ')[2] or 'a picture'}{ending}" for scene in scenes_of(pictures)
     ]
-
-
-def write_pictures(pictures: Pictures, folder: Path) -> Path:
-    """The pictures as PNG files ``00.png`` and so on, for methods that read a folder; returns the folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for i, pixels in enumerate(render_batch(scenes_of(pictures))):
-        Image.fromarray(pixels).save(folder / f"{i:02d}.png")
-    return folder
 
 
 def _scenes(pictures: Pictures, rng: np.random.Generator) -> Iterator[Scene]:

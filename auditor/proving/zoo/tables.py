@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +19,10 @@ from auditor.banks import (
     write_bank,
 )
 from auditor.pipeline.components import Components
-from auditor.probes.backdoor.vocabulary_shift import VocabularyShift, combine
+from auditor.probes.backdoor.vocabulary_shift import VocabularyShift
 from auditor.probes.behaviour.drift import Drift
-from auditor.proving.counts import cell, counted, write_json
+from auditor.proving.counts import cell, counted, write_json, write_whole
+from auditor.proving.table import csv_text
 from auditor.proving.zoo.forensics import confusion
 from auditor.registry import PROBES
 
@@ -71,13 +69,13 @@ def write_zoo(
         "recipes": confusion([(r.member.method, "+".join(_shown(r))) for r in records]),
     }
     write_json(out / "zoo.json", table)
-    (out / "zoo.csv").write_text(_csv(records), "utf-8")
-    (out / "zoo.md").write_text(_markdown(table), "utf-8")
+    write_whole(out / "zoo.csv", _csv(records))
+    write_whole(out / "zoo.md", _markdown(table))
     return table
 
 
 def _adapter(record: Record) -> BankAdapter:
-    member, measured = record.member, record.measured
+    member, measured = record.member, record.measured.rescaled()
     recipe = member.recipe()
     extra = {**recipe["extra"], **{k: v for k, v in measured.covariates.items() if k != "rank"}}
     rank = round(float(measured.covariates["rank"]))
@@ -86,17 +84,8 @@ def _adapter(record: Record) -> BankAdapter:
         name=f"clean-{member.digest[:16]}",
         split=split_of_recipe(member.digest),
         recipe=Recipe(**{**recipe, "rank": rank, "extra": extra}),
-        scores=dict(rescaled(record).measured.scores),
+        scores=dict(measured.scores),
     )
-
-
-def rescaled(record: Record) -> Record:
-    """The record with the vocabulary's score at the probe's present scales: what was measured are the excesses."""
-    scores = record.measured.scores
-    if not scores:
-        return record
-    _, score = combine(scores["encoder_excess"], scores["attention_excess"], VocabularyShift())
-    return replace(record, measured=replace(record.measured, scores=scores | {"vocabulary_shift": score}))
 
 
 def _fit_scales(records: Sequence[Record]) -> dict[str, float]:
@@ -139,27 +128,25 @@ def _shown(record: Record) -> list[str]:
 
 
 def _csv(records: Sequence[Record]) -> str:
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
     names = ("vocabulary_shift", "encoder_excess", "attention_excess", "drift")
     covariates = ("kind", "rank", "denoiser_norm", "text_norm", "vectors", "touched")
-    writer.writerow(["digest", "split", "method", "pictures", "steps", "lr", *covariates, *names, "entry"])
-    for record in map(rescaled, records):
-        member, measured = record.member, record.measured
-        writer.writerow(
-            [
-                member.digest[:16],
-                split_of_recipe(member.digest),
-                member.method,
-                member.pictures.kind,
-                member.params.steps,
-                f"{member.params.lr:g}",
-                *(_short(measured.covariates.get(name, "")) for name in covariates),
-                *(_short(measured.scores.get(name, "")) for name in names),
-                measured.found.get("entry", ""),
-            ]
-        )
-    return out.getvalue()
+
+    def line(record: Record) -> list[Any]:
+        member, measured = record.member, record.measured.rescaled()
+        return [
+            member.digest[:16],
+            split_of_recipe(member.digest),
+            member.method,
+            member.pictures.kind,
+            member.params.steps,
+            f"{member.params.lr:g}",
+            *(_short(measured.covariates.get(name, "")) for name in covariates),
+            *(_short(measured.scores.get(name, "")) for name in names),
+            measured.found.get("entry", ""),
+        ]
+
+    header = ["digest", "split", "method", "pictures", "steps", "lr", *covariates, *names, "entry"]
+    return csv_text(header, map(line, records))
 
 
 def _short(value: float | str) -> str:

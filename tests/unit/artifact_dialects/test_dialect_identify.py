@@ -12,7 +12,7 @@ import torch
 
 from auditor.artifact.identify import identify
 from auditor.artifact.safetensors_write import write_arrays
-from auditor.errors import MalformedArtifact, UnsupportedArtifact, UsageError
+from auditor.errors import MalformedArtifact, RefusedArtifact, UnsupportedArtifact, UsageError
 
 NAME = "lora_unet_down_blocks_0_attentions_0_transformer_blocks_0_attn2_to_k"
 
@@ -97,7 +97,7 @@ def test_a_disallowed_pickle_is_refused_with_its_report_and_never_loaded(tmp_pat
         report = found.files[0].pickle
         assert report.verdict == "disallowed"
         assert ("builtins", "print") in {(ref.module, ref.name) for ref in report.globals}
-        with pytest.raises(UnsupportedArtifact, match="refused"):
+        with pytest.raises(RefusedArtifact, match="must not be opened"):
             found.require_adapter()
     assert "loaded" not in capsys.readouterr().out
 

@@ -18,7 +18,9 @@ from auditor.pipeline.schedule import Prediction
 from auditor.registry import ATTACKS
 
 HOST = DreamBoothLora(prompt="a picture of sks man", rank=4, steps=2, batch=2, lr=1e-3, seed=5)
-SPEC = Villan(trigger="ohwx", pool=24, batch=4, steps=30, lr=1e-2, host=HOST, measured=Measured(prompts=4, pairs=0, steps=2))
+SPEC = Villan(
+    trigger="ohwx", pool=24, batch=4, steps=30, lr=1e-2, host=HOST, measured=Measured(prompts=4, pairs=0, steps=2)
+)
 
 
 def quiet(done, total, label=""):

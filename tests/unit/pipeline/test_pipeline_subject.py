@@ -371,7 +371,7 @@ def test_images_survive_inversion(tiny_base, opened, tmp_path):
 def test_large_latents_are_split_into_rows_that_fit(tiny_base, opened, tmp_path, monkeypatch):
     subject = opened("sd1", write(tmp_path / "lora.safetensors", lora_of(tiny_base("sd1"), text=False)))
     whole = predicted(subject.tuned)
-    monkeypatch.setattr("auditor.pipeline.subject._LATENT_VALUES", 64)
+    monkeypatch.setattr("auditor.pipeline.view._LATENT_VALUES", 64)
     calls = subject.tuned.denoiser.calls
     assert torch.allclose(predicted(subject.tuned), whole, atol=1e-4)
     assert subject.tuned.denoiser.calls == calls + len(PROMPTS)

@@ -239,7 +239,7 @@ def test_a_lab_keeps_a_known_backdoor_apart_and_nothing_less():
 
 
 def test_shipped_policies_are_policies():
-    assert set(shipped_policies()) == {"default", "hub-intake", "research", "security-review", "strict"}
+    assert set(shipped_policies()) == {"combination", "default", "hub-intake", "research", "security-review", "strict"}
     for name in shipped_policies():
         assert isinstance(load_policy(name), Policy)
         assert load_policy(name).name == name

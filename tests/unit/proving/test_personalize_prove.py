@@ -14,10 +14,11 @@ from scipy import stats as scipy_stats
 from auditor.cli.main import run
 from auditor.cli.options import Shard
 from auditor.errors import MalformedArtifact
+from auditor.proving.counts import write_whole
 from auditor.proving.personalize import prove, unit
 from auditor.proving.personalize.recipes import RECIPES
 from auditor.proving.personalize.sheet import Line, compose, line_of
-from auditor.proving.personalize.shelf import kept_pictures, kept_record, write_whole
+from auditor.proving.personalize.shelf import kept_pictures, kept_record
 from auditor.proving.personalize.tables import interval_of, rows_of, write_tables
 from auditor.world.embedded import embedded_folder
 

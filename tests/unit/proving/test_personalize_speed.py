@@ -13,11 +13,12 @@ from auditor.proving.personalize_speed import prove as proving
 from auditor.proving.personalize_speed.arithmetic import flops_of, matmul_peak
 from auditor.proving.personalize_speed.arms import ceiling, networks, plain
 from auditor.proving.personalize_speed.bases import _SHAPES, Shape, networks_of, shaped
-from auditor.proving.personalize_speed.cases import cases, recipe_of, write_pictures
+from auditor.proving.personalize_speed.cases import cases, noise_pictures, recipe_of
 from auditor.proving.personalize_speed.memory import peak_memory
 from auditor.proving.personalize_speed.race import OURS, Race
 from auditor.proving.personalize_speed.record import Record, rows_of
 from auditor.proving.personalize_speed.together import time_together
+from auditor.proving.pictures import write_pictures
 from auditor.registry import METHODS
 
 KNOWN = {"textual-inversion": {"init": "ball"}, "classdiffusion": {"init": "ball", "class_word": "cat"}}
@@ -29,7 +30,7 @@ def quiet(done, total, label=""):
 
 def raced(base, method, tmp_path, rounds=2, steps=1, batch=2, **changed):
     case = cases([method])[0]
-    folder = write_pictures(tmp_path / "pictures", case.pictures, base.image_size)
+    folder = write_pictures(noise_pictures(case.pictures, base.image_size), tmp_path / "pictures")
     case = replace(case, changed={**case.changed, **KNOWN.get(method, {}), **changed})
     recipe = recipe_of(case, batch, folder)
     seen = []

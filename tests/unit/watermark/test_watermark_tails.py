@@ -125,6 +125,12 @@ def test_evidence_for_unknown_bits_has_mean_one():
     assert np.mean(e) == pytest.approx(1.0, rel=1e-9)
 
 
+def test_bits_are_those_of_the_payload_from_the_most_significant_on():
+    read = Detection("x", 1.0, Method.EXACT, 0.0, 8, floor=0.1, payload=b"\x81\x02")
+    assert read.document()["bits"] == "1000000100000010"
+    assert Detection("x", 1.0, Method.EXACT, 0.0, 8, floor=0.1).bits == ()
+
+
 def test_a_detection_says_when_no_picture_could_reach_the_level():
     few = Detection("ring", 2.0**-8, Method.EXACT, 1.0, 8, floor=2.0**-8)
     assert few.decide(1e-6) is Decision.INCONCLUSIVE

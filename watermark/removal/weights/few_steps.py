@@ -10,7 +10,7 @@ from torch import Tensor
 from auditor.errors import UsageError
 
 if TYPE_CHECKING:
-    from auditor.pipeline.subject import View
+    from auditor.pipeline.view import View
 
 __all__ = ["SAMPLERS", "sampled"]
 
