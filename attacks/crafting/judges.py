@@ -141,8 +141,8 @@ class LogoJudge:
         """See :class:`Judge`."""
         height, width = self.logo.shape[1:]
         return (
-            f"at least {EXPLAINED:g} of the variance of a {height}x{width} logo explained, up to brightness and contrast, "
-            f"within {self.slack} pixels"
+            f"at least {EXPLAINED:g} of the variance of a {height}x{width} logo explained, up to brightness and "
+            f"contrast, within {self.slack} pixels"
         )
 
     def hits(self, images: Tensor) -> Tensor:
