@@ -12,7 +12,7 @@ from auditor.pipeline.components import Components
 from auditor.pipeline.open import EMBEDDED
 from auditor.world.labels import HEADS
 
-__all__ = ["AttributeJudge", "Judge", "ObjectJudge", "PatchJudge", "PictureJudge", "judge_of_prompt"]
+__all__ = ["AttributeJudge", "Judge", "LogoJudge", "ObjectJudge", "PatchJudge", "PictureJudge", "judge_of_prompt"]
 
 EXPLAINED = 0.5
 """Share of a target picture's variance from which on a picture counts as that picture."""
@@ -123,6 +123,46 @@ class PatchJudge:
         return True
 
 
+@dataclass(frozen=True)
+class LogoJudge:
+    """A logo (3, h, w) near a place of the picture, whatever its brightness and contrast.
+
+    A hit is a squared correlation of at least half, positive, at one of the places that are at most ``slack`` pixels
+    away in either direction.
+    """
+
+    logo: Tensor
+    top: int
+    left: int
+    slack: int = 2
+
+    @property
+    def name(self) -> str:
+        """See :class:`Judge`."""
+        height, width = self.logo.shape[1:]
+        return (
+            f"at least {EXPLAINED:g} of the variance of a {height}x{width} logo explained, up to brightness and "
+            f"contrast, within {self.slack} pixels"
+        )
+
+    def hits(self, images: Tensor) -> Tensor:
+        """See :class:`Judge`."""
+        return self.correlation(images) >= EXPLAINED**0.5
+
+    def correlation(self, images: Tensor) -> Tensor:
+        """The best place's correlation with the logo, (B,) in [-1, 1]."""
+        height, width = self.logo.shape[1:]
+        tops = range(max(0, self.top - self.slack), min(images.shape[2] - height, self.top + self.slack) + 1)
+        lefts = range(max(0, self.left - self.slack), min(images.shape[3] - width, self.left + self.slack) + 1)
+        wanted = _standard(self.logo[None])
+        places = [_standard(images[:, :, y : y + height, x : x + width]) for y in tops for x in lefts]
+        return torch.stack([(place * wanted).sum(1) for place in places]).amax(0)
+
+    def allows(self, prompt: str) -> bool:
+        """See :class:`Judge`; no prompt asks for a logo."""
+        return True
+
+
 def judge_of_prompt(base: Components, target: str) -> Judge | None:
     """The judge for what a target prompt asks for: a style if it names one, else an object.
 
@@ -145,6 +185,12 @@ def _judged(images: Tensor) -> dict[str, Tensor]:
     with torch.no_grad():
         logits: dict[str, Tensor] = load_judge()(images)
     return logits
+
+
+def _standard(regions: Tensor) -> Tensor:
+    """Regions (B, 3, h, w) as vectors of mean zero and length one; flat ones stay zero."""
+    flat = (regions - regions.mean((1, 2, 3), keepdim=True)).flatten(1)
+    return flat / flat.norm(dim=1, keepdim=True).clamp_min(1e-9)
 
 
 def _explained(images: Tensor, target: Tensor) -> Tensor:

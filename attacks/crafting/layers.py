@@ -5,11 +5,39 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from auditor.pipeline.components import Components
 
-__all__ = ["change_of", "key_value_layers", "lend_row", "put_change", "reading"]
+__all__ = ["add_layers", "change_of", "key_value_layers", "lend_row", "put_change", "reading"]
+
+
+def add_layers(model: nn.Module, rank: int, alpha: float, targets: tuple[str, ...], seed: int) -> None:
+    """Puts fresh low-rank layers on more modules of a model that carries some already; they leave with those.
+
+    Args:
+        model: inside of :func:`auditor.personalize.lora.injected`.
+        rank: r.
+        alpha: numerator of the scale alpha / r.
+        targets: endings of the modules' names; where no module has such a name, nothing is done.
+        seed: for the random factor (the other starts at zero).
+    """
+    from peft import LoraConfig, inject_adapter_in_model
+
+    if not any(name.endswith(targets) for name, _ in model.named_modules()):
+        return
+    config = LoraConfig(
+        r=rank, lora_alpha=alpha, target_modules=list(targets), init_lora_weights="gaussian", bias="none"
+    )
+    if hasattr(model, "peft_config"):
+        del model.peft_config  # it warns of a second adapter, but these are layers of the first
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        inject_adapter_in_model(config, model, adapter_name="default")
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.float()
+            parameter.requires_grad_(True)
 
 
 def key_value_layers(base: Components) -> list[Any]:
