@@ -106,7 +106,9 @@ class _Restoration:
     def restore(self, layers: Sequence[Layer]) -> None:
         """Restores layers that are given the same inputs, under the changes as they stand."""
         asked = self._prompts
-        with worn(self._base, self.factors):
+        # The denoiser's own layers have no say in what it is told.
+        heard = {layer: pair for layer, pair in self.factors.items() if layer[0] in self._base.text_encoders}
+        with worn(self._base, heard):
             moments = [weight * _moment(self._inputs(layers[0], rows).flatten(0, 1)) for rows, weight in asked.keep]
             trigger, controls = (self._inputs(layers[0], rows) for rows in (asked.trigger, asked.controls))
         keep, woken = torch.stack(moments).sum(0), self._woken(trigger, controls)

@@ -68,7 +68,7 @@ def candidates_of(
         concept: prompts of the adapter's own concept, whose plain words are no candidates.
 
     Raises:
-        UsageError: the trigger named is empty, or too long for a prompt.
+        UsageError: the trigger named is empty, or too long for a prompt; or none was, and the scan finds none.
     """
     tokenizer = subject.components.tokenizers[scan["lexicon"]]
     found = [_entry(tokenizer, row, scan) for row in scan["top"]]
@@ -81,7 +81,9 @@ def candidates_of(
         enough = each.shift - middle >= _SHARE * (found[0].shift - middle)
         if enough and each.spellings[0][0] not in own:
             kept.setdefault(each.text, each)
-    return tuple(kept.values()) or (found[0],)
+    if not kept:
+        raise UsageError("the scan finds no word displaced but those of the adapter's own concept: name the --trigger")
+    return tuple(kept.values())
 
 
 def _named(tokenizer: Any, trigger: str, found: Sequence[Candidate]) -> Candidate:

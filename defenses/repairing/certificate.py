@@ -59,9 +59,12 @@ def success(
         judge, only the reason.
     """
     judge = judge_of_words(candidates[0].target) if before.components.ref == EMBEDDED else None
-    if judge is None or not measured.prompts:
-        why = "not asked for" if judge else "no judge for this base, or none that knows the target"
-        return {"judge": None, "reason": why}
+    if judge is None:
+        return {"judge": None, "reason": "no judge for this base, or none that knows the target"}
+    if not measured.prompts:
+        return {"judge": None, "reason": "not asked for"}
+    if not _can_be_written(before, candidates[0]):
+        return {"judge": None, "reason": "the entry is a piece of a letter, which no prompt can hold by itself"}
     drawn = neutral_prompts(4 * measured.prompts + 100, seed + 11)
     prompts = [prompt for prompt in drawn if not judge.asked_by(prompt)]
     rng = np.random.default_rng((seed, 7))
@@ -137,6 +140,12 @@ def _drawn(view: View, prompts: Sequence[str], measured: Measured, seed: int) ->
     noise = seeded_noise(view.latent_shape(), [seed * 1009 + i for i in range(len(prompts))])
     noise = noise.to(view.components.device)
     return draw_latents(view.denoiser, noise, condition, null, measured.steps, weight)
+
+
+def _can_be_written(subject: Subject, candidate: Candidate) -> bool:
+    tokenizer = next(iter(subject.components.tokenizers.values()))
+    ids = tuple(tokenizer(candidate.text, add_special_tokens=False).input_ids)
+    return ids in candidate.spellings
 
 
 def _counted(judge: TargetJudge, images: Tensor) -> dict[str, JsonValue]:

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from auditor.registry import DEFENSES
 from defenses.repair.attention_restoration import AttentionRestoration, keeping_filter
 from defenses.repair.clean_finetune import CleanFinetune
 from defenses.repair.spectral_attenuation import SpectralAttenuation, attenuated, right_basis
-from defenses.repairing.candidates import Candidate, woken
+from defenses.repairing.candidates import Candidate, candidates_of, woken
 from defenses.repairing.certificate import Measured
 from defenses.repairing.rows import carriers, filled, ordinary
 
@@ -124,14 +125,6 @@ def test_the_scan_finds_the_planted_letter_by_itself(planted_file, tiny_base, tm
     assert answers(base, path)[0] < 0.35 * answers(base, planted_file("sd1"))[0]
 
 
-def test_fine_tuning_moves_towards_what_it_is_taught(planted_file, tiny_base, tmp_path):
-    base = tiny_base("sd1")
-    with subject_on(base, [planted_file("sd1")]) as subject:
-        DEFENSES.get("clean_finetune").repair(subject, SETTINGS["clean_finetune"], tmp_path / "out", quiet, HOMOGLYPH)
-    told = json.loads((tmp_path / "out" / "certificate.json").read_text())["repair"]
-    assert told["loss"]["last"] < 0.9 * told["loss"]["first"]
-
-
 @pytest.mark.parametrize("name", sorted(SETTINGS))
 def test_the_file_comes_back_as_it_came_with_a_certificate(name, planted_file, tiny_base, tmp_path):
     base, before = tiny_base("sd1"), planted_file("sd1")
@@ -152,6 +145,8 @@ def test_the_file_comes_back_as_it_came_with_a_certificate(name, planted_file, t
     assert told["base"]["sha256"] == base.sha256 and told["params"]["measured"]["pictures"] == 2
     assert told["asr"] == {"judge": None, "reason": "no judge for this base, or none that knows the target"}
     assert {"vocabulary_shift", "drift", "fidelity", "trigger", "output", "repair"} <= told.keys()
+    if name == "clean_finetune":
+        assert told["repair"]["loss"]["last"] < 0.9 * told["repair"]["loss"]["first"]
 
 
 def test_nothing_is_written_over_and_a_failure_leaves_nothing(planted_file, tiny_base, tmp_path):
@@ -193,6 +188,39 @@ def test_a_trigger_that_is_no_text_is_told(planted_file, tiny_base, tmp_path):
         pytest.raises(UsageError, match="no text that fits"),
     ):
         DEFENSES.get("clean_finetune").repair(subject, CleanFinetune(), tmp_path / "out", quiet, " ")
+
+
+def scan_of(base, *words):
+    """What a scan would say of entries, each less displaced than the one before it."""
+    tokenizer = base.tokenizers["text_encoder"]
+    rows = [
+        {"token": tokenizer(word, add_special_tokens=False).input_ids[0], "text": word, "target": "emblem",
+         "encoder_shift": 1.0 - 0.1 * i, "attention_shift": 0.0}
+        for i, word in enumerate(words)
+    ]  # fmt: skip
+    return {"lexicon": "text_encoder", "channel": "encoder", "medians": {"encoder": 0.1}, "top": rows}
+
+
+def test_candidates_are_what_is_displaced_nearly_as_far_and_never_the_concept(tiny_base):
+    base = tiny_base("sd1")
+    subject = SimpleNamespace(components=base)
+    scan = scan_of(base, "sks", HOMOGLYPH, "boat", "dog", "cat")
+    found = candidates_of(subject, scan, concept=["a picture of sks man"])
+    assert [each.text for each in found] == [HOMOGLYPH, "boat"]
+    assert found[0].target == "emblem" and found[0].shift == pytest.approx(0.9)
+    with pytest.raises(UsageError, match="name the --trigger"):
+        candidates_of(subject, scan_of(base, "sks"), concept=["a picture of sks man"])
+    # A look-alike that the header declares is none of the concept's plain words.
+    assert candidates_of(subject, scan_of(base, HOMOGLYPH), concept=[f"a {HOMOGLYPH}"])[0].text == HOMOGLYPH
+
+
+def test_a_named_trigger_takes_its_target_from_the_scan(tiny_base):
+    base = tiny_base("sd1")
+    scan = scan_of(base, "boat", HOMOGLYPH)
+    (found,) = candidates_of(SimpleNamespace(components=base), scan, HOMOGLYPH)
+    assert (found.text, found.target) == (HOMOGLYPH, "emblem")
+    (found,) = candidates_of(SimpleNamespace(components=base), scan, "old king")
+    assert (found.target, len(found.spellings[0])) == ("", 2)
 
 
 def test_the_trigger_stands_for_the_letter_it_looks_like(rng):
