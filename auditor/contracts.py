@@ -22,8 +22,8 @@ import numpy as np
 from reports.model import Evidence, Finding, Reference, Result
 
 __all__ = [
-    "Attack", "Capability", "Defense", "JsonValue", "Method", "NoParams", "Params", "Plugin", "Probe", "ProbeFunction",
-    "Progress", "Run", "Specimen", "Stage", "Watermark", "Writer",
+    "Attack", "Capability", "Defense", "Guard", "JsonValue", "Method", "NoParams", "Params", "Plugin", "Probe",
+    "ProbeFunction", "Progress", "Repair", "Run", "Specimen", "Stage", "Watermark", "Writer",
 ]  # fmt: skip
 
 JsonValue = Any  # JSON as Python sees it: None, bool, int, float, str, list, dict with str keys
@@ -208,6 +208,33 @@ class Defense(Plugin, Protocol):
     @property
     def params(self) -> type:
         """A frozen dataclass whose defaults are the recommended settings."""
+        ...
+
+
+class Repair(Defense, Protocol):
+    """A defense that takes something out of an adapter and leaves the rest."""
+
+    def repair(self, subject: Any, params: Params, out: Path, progress: Progress, trigger: str = "") -> Path:
+        """Writes the repaired adapter, in the format it came in, and ``certificate.json`` into a new folder ``out``.
+
+        Args:
+            subject: one adapter on its base (:class:`auditor.pipeline.subject.Subject`); as before afterwards.
+            params: an instance of ``self.params``.
+            out: a new folder; it appears when everything is in it.
+            progress: told of every step.
+            trigger: what wakes the adapter, where it is known; found from the adapter itself if empty.
+
+        Returns:
+            The path of the repaired file.
+        """
+        ...
+
+
+class Guard(Defense, Protocol):
+    """A defense that makes prompts safe to give to a model."""
+
+    def guard(self, prompt: str, params: Params) -> Any:
+        """The prompt as ``text``, and a sequence of ``changes``; nothing was changed where they are empty."""
         ...
 
 

@@ -17,7 +17,7 @@ from auditor.pipeline.components import Components, load_components
 from auditor.pipeline.subject import Subject
 from auditor.text import inert
 
-__all__ = ["EMBEDDED", "choose_device", "load_base", "open_subject"]
+__all__ = ["EMBEDDED", "choose_device", "load_base", "open_subject", "subject_on"]
 
 EMBEDDED = "embedded"
 """Name of the base that ships with the toolkit."""
@@ -55,17 +55,20 @@ def open_subject(
                 found.append(part)
                 if base in (None, EMBEDDED) or part.kind != "unsupported":
                     _require_adapter(part)
-        components = load_base(base, device, allow_download, revision)
-        for i, part in enumerate(found):
-            if part.kind != "model_folder" and (components.family == "other" or _unknown(part)):
-                # Names that no known family has are looked up in the base itself.
-                part.close()
-                found[i] = identify(
-                    part.path, base=components.remember("shapes", partial(_module_shapes, components))
-                )
+        return _put_on(load_base(base, device, allow_download, revision), found)
+    except BaseException:
         for part in found:
-            _require_adapter(part)
-        return Subject(components, found)
+            part.close()
+        raise
+
+
+def subject_on(components: Components, parts: Sequence[Path]) -> Subject:
+    """Opens adapters on a base that is loaded already; see :func:`open_subject` for what is raised."""
+    found: list[Identified] = []
+    try:
+        for path in parts:
+            found.extend(identify_parts(path))
+        return _put_on(components, found)
     except BaseException:
         for part in found:
             part.close()
@@ -113,6 +116,17 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UsageError(f"device '{inert(name)}' is not available on this machine") from error
     return device
+
+
+def _put_on(components: Components, found: list[Identified]) -> Subject:
+    for i, part in enumerate(found):
+        if part.kind != "model_folder" and (components.family == "other" or _unknown(part)):
+            # Names that no known family has are looked up in the base itself.
+            part.close()
+            found[i] = identify(part.path, base=components.remember("shapes", partial(_module_shapes, components)))
+    for part in found:
+        _require_adapter(part)
+    return Subject(components, found)
 
 
 def _require_adapter(part: Identified) -> None:

@@ -1,0 +1,1 @@
+"""What repairs share: the file, the trigger, what layers see, and the certificate."""
