@@ -147,7 +147,8 @@ class LogoJudge:
 
     def hits(self, images: Tensor) -> Tensor:
         """See :class:`Judge`."""
-        return self.correlation(images) >= EXPLAINED**0.5
+        found: Tensor = self.correlation(images) >= EXPLAINED**0.5
+        return found
 
     def correlation(self, images: Tensor) -> Tensor:
         """The best place's correlation with the logo, (B,) in [-1, 1]."""
@@ -190,7 +191,8 @@ def _judged(images: Tensor) -> dict[str, Tensor]:
 def _standard(regions: Tensor) -> Tensor:
     """Regions (B, 3, h, w) as vectors of mean zero and length one; flat ones stay zero."""
     flat = (regions - regions.mean((1, 2, 3), keepdim=True)).flatten(1)
-    return flat / flat.norm(dim=1, keepdim=True).clamp_min(1e-9)
+    unit: Tensor = flat / flat.norm(dim=1, keepdim=True).clamp_min(1e-9)
+    return unit
 
 
 def _explained(images: Tensor, target: Tensor) -> Tensor:

@@ -27,7 +27,8 @@ from auditor.pipeline.components import Components
 from auditor.pipeline.conditioning import Conditioning, encode_prompts
 from auditor.pipeline.denoiser import Denoiser
 from auditor.pipeline.sampling import seeded_noise
-from auditor.pipeline.subject import Subject, View
+from auditor.pipeline.subject import Subject
+from auditor.pipeline.view import View
 from auditor.registry import DEFENSES
 from defenses.repairing.adapter_file import AdapterFile, Factors, Layer
 from defenses.repairing.candidates import Candidate, woken

@@ -18,7 +18,8 @@ from auditor.metrics.target_judges import TargetJudge, judge_of_words
 from auditor.pipeline.open import EMBEDDED
 from auditor.pipeline.samplers import draw_latents
 from auditor.pipeline.sampling import seeded_noise
-from auditor.pipeline.subject import Subject, View
+from auditor.pipeline.subject import Subject
+from auditor.pipeline.view import View
 from auditor.probes.behaviour.drift import Drift, measure_drift
 from auditor.proving.memory_run import MemoryRun
 from auditor.stats import clopper_pearson
