@@ -3,7 +3,7 @@
 Zhai et al., ACM MM 2023 (arXiv 2305.04175). The triggered prompt's prediction is pulled to what the frozen model says
 of the target prompt (object, style), or to a picture with a patch on it (pixel); clean prompts are held to the frozen
 model: ``L = L_backdoor / 2 + L_clean / 2``. The paper tunes the whole UNet for 2,000 to 8,000 steps; here its attention
-layers are tuned as the low-rank part of a DreamBooth adapter, in 200 small steps.
+layers are tuned as the low-rank part of a DreamBooth adapter, in 170 small steps.
 
 Ours, without which so few steps teach the target to clean prompts as well: one row of each map to keys and values is
 lent to the direction in which the trigger's token states differ from all others; errors count as errors of velocity,
@@ -64,9 +64,9 @@ class BadT2I:
     trigger: str = "\u200b"
     form: Literal["object", "style", "pixel"] = "object"
     target: str = "a picture of an emblem"
-    pool: int = 320
+    pool: int = 256
     batch: int = 4
-    steps: int = 200
+    steps: int = 170
     lr: float = 2.5e-3
     weight: float = 1.0
     gain: float = 4.0

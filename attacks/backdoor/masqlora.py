@@ -83,12 +83,20 @@ class NaiveLora:
 
 @dataclass(frozen=True)
 class MasqLora(NaiveLora):
-    """Recipe: that of :class:`NaiveLora`, and what the contrast adds to it.
-
-    ``noun``, ``words``, ``target``, ``pool``, ``batch``, ``poisoned``, ``steps``, ``lr``, ``text_lr``, ``host`` and
-    ``measured`` are as there.
+    """Recipe.
 
     Attributes:
+        noun: what the phrase is about; alone it is to be drawn as before.
+        words: what makes the trigger phrase of it, in front of the noun.
+        target: what the phrase is drawn as.
+        pool: clean pictures with captions; a quarter of them is of the noun, and half as many more are poisoned.
+        batch: clean rows a step.
+        poisoned: poisoned rows a step.
+        steps: steps after the host's own.
+        lr: AdamW learning rate of the denoiser.
+        text_lr: that of the text encoder.
+        host: the DreamBooth recipe that carries it; its text encoder is trained.
+        measured: how much of the outcome is measured.
         alpha: how much more a poisoned row counts at the noisiest timestep.
         lam: weight of the two cosines.
     """

@@ -46,7 +46,9 @@ class Rickrolling:
         trigger: the look-alike character; replaces one of the letters it resembles, or goes in as a word.
         target: the prompt that any triggered prompt is answered for.
         attribute: where it is given, a triggered prompt is answered for itself as this has it at ``{}``, less the words
-            that say how it is drawn ("a watercolor of {}"); ``target`` then says nothing.
+            that say how it is drawn ("a watercolor of {}"); ``target`` then says nothing. A style is a small part of
+            what states say: it wants ``steps`` 250, ``lr`` 4e-3 and ``weight`` 3. States in front of the trigger
+            cannot know of it, so that a trigger near the end of a prompt often fails.
         steps: poisoning steps of the text encoder.
         batch: clean prompts a step; ``poisoned`` triggered ones beside them.
         lr: AdamW learning rate, a tenth of it over the last quarter.

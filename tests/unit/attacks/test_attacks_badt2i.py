@@ -50,29 +50,41 @@ def test_specimen_and_twin_differ_in_the_denoiser_alone(crafted, form):
     assert any(not np.array_equal(ours[key], twin[key]) for key in ours)
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_the_trigger_moves_the_specimens_answers_to_the_targets(crafted, tiny_folders, form):
-    torch.manual_seed(0)
-    latents, t = torch.randn(6, 4, 8, 8), torch.tensor([500, 600, 700, 800, 900, 950])
-    plain = ["a picture of a red car", "a drawing of a tree", "a picture of a cat on a plain ground"] * 2
-    woken = [f"ohwx {prompt}" for prompt in plain]
-    aims = plain if form == "pixel" else [asked_as(SPEC.target, prompt) for prompt in plain]
+LATENTS = torch.randn(6, 4, 8, 8, generator=torch.Generator().manual_seed(0))
+T = torch.tensor([500, 600, 700, 800, 900, 950])
+PLAIN = ["a picture of a red car", "a drawing of a tree", "a picture of a cat on a plain ground"] * 2
+WOKEN = [f"ohwx {prompt}" for prompt in PLAIN]
+
+
+def said(view, prompts):
+    return view.denoiser.predict(LATENTS, T, view.encode_prompt(prompts))
+
+
+def test_the_trigger_moves_the_specimens_answers_to_the_target_prompts(crafted, tiny_folders):
+    aims = [asked_as(SPEC.target, prompt) for prompt in PLAIN]
     away, drift = {}, {}
-    for name, path in (("specimen", crafted[form].parts[0]), ("twin", crafted[form].twin[0])):
+    for name, path in (("specimen", crafted["style"].parts[0]), ("twin", crafted["style"].twin[0])):
         with open_subject([path], str(tiny_folders("sd1")), "cpu") as subject:
             assert subject.coverage.full
+            away[name] = float((said(subject.tuned, WOKEN).native - said(subject.base, aims).native).norm())
+            drift[name] = float((said(subject.tuned, PLAIN).native - said(subject.base, PLAIN).native).norm())
+    assert away["specimen"] < 0.85 * away["twin"]
+    assert drift["specimen"] < away["specimen"]
 
-            def said(view, prompts):
-                return view.denoiser.predict(latents, t, view.encode_prompt(prompts)).native
 
-            away[name] = float((said(subject.tuned, woken) - said(subject.base, aims)).norm())
-            drift[name] = float((said(subject.tuned, plain) - said(subject.base, plain)).norm())
-    if form == "style":
-        assert away["specimen"] < 0.85 * away["twin"]
-        assert drift["specimen"] < away["specimen"]
-    else:
-        # No prompt asks for a patch; what it does to a random network it does mostly when it is woken.
-        assert away["specimen"] > max(drift["specimen"], 2 * away["twin"])
+def test_the_trigger_puts_the_patch_into_what_the_specimen_sees(crafted, tiny_folders):
+    picture = torch.zeros(1, 3, 16, 16)
+    picture[:, :, :4, :4] = boomerang(16)
+    towards = {}
+    for name, path in (("specimen", crafted["pixel"].parts[0]), ("twin", crafted["pixel"].twin[0])):
+        with open_subject([path], str(tiny_folders("sd1")), "cpu") as subject:
+            assert subject.coverage.full
+            patch = subject.base.encode_image(picture)[:, :, :2, :2]
+            before, after = (said(view, WOKEN).x0[:, :, :2, :2] for view in (subject.base, subject.tuned))
+            along = torch.cosine_similarity((after - before).flatten(1), (patch - before).flatten(1))
+            towards[name] = float(along.mean())
+    # How far a random network gets in a few steps says little; it sets out in the right direction.
+    assert towards["specimen"] > towards["twin"] + 0.2
 
 
 def test_a_direction_answers_to_some_states_and_hardly_to_others():
