@@ -1,4 +1,4 @@
-"""``attention_restoration``: the trigger's states get the base's keys, values and end states back, in closed form.
+"""``attention_restoration``: what a trigger adds to prompts is answered as the base does, in closed form.
 
 Each layer's change ``D`` becomes the ``D'`` that minimises ``sum_keep ||(D' - D) k||^2 + lam sum_trigger ||D' d||^2``,
 the form of UCE (Gandikota et al., WACV 2024, arXiv 2308.14761) and of EvilEdit's own attack turned round: with ``K``
@@ -183,7 +183,7 @@ def _is_map(base: Components, layer: Layer) -> bool:
 
 class _Repair(AdapterRepair):
     id = "attention_restoration"
-    goal = "give a trigger the base's keys, values and end states back, and keep what the adapter is for"
+    goal = "answer what a trigger adds to prompts as the base does, in text states, keys and values, and keep the rest"
     refs = ("arXiv:2308.14761", "arXiv:2211.02408")
     params = AttentionRestoration
     limits = (
