@@ -14,7 +14,7 @@ from auditor.pipeline.subject import Subject
 from auditor.registry import ATTACKS
 
 HOST = DreamBoothLora(prompt="a picture of sks man", rank=4, steps=2, batch=2, lr=1e-3, seed=5)
-SPEC = LoraPair(pool=24, batch=4, steps=120, lr=1e-2, host=HOST)
+SPEC = LoraPair(pool=96, batch=8, steps=120, lr=1e-2, host=HOST)
 PROMPTS = ["a picture of a red car", "a drawing of an old man with glasses", "a cat on a striped ground"]
 
 
