@@ -154,7 +154,9 @@ def bank_of_pairs(
         BankAdapter(name=f"pair-{pair.digest[:16]}", split=pair.split, recipe=_recipe(pair, row), scores=_scores(row))
         for pair, row in zip(pairs, measured, strict=True)
     ]
-    numbers = {"denoiser_norm": NO_CHANGE, "text_norm": NO_CHANGE}
+    # As in the banks of single adapters, the size of the text encoder's change is not compared by: what a poisoned one
+    # needs is beyond what clean recipes do, so that nothing would be said of it.
+    numbers = {"denoiser_norm": NO_CHANGE}
     return build_bank(
         id="embedded.combination@1", probe=PROBES.get("backdoor.combination"), base_sha256=base.sha256, score="score",
         adapters=adapters, alpha=alpha, params=Combination(), adjustment=fit_adjustment(adapters, "score", numbers),
