@@ -70,20 +70,20 @@ class BadDiffusion:
         measured: how much of the outcome is measured.
     """
 
-    height: float = 2.0
+    height: float = 1.5
     side: float = 1.0
     picture: int = 0
     pool: int = 320
     batch: int = 8
-    steps: int = 120
-    lr: float = 3e-3
+    steps: int = 240
+    lr: float = 2e-3
     weight: float = 1.0
     host: DreamBoothLora = HOST
     measured: Measured = MEASURED
 
 
 def noise_trigger(shape: tuple[int, int, int], height: float, side: float) -> Tensor:
-    """The trigger r (C, h, w): a chequered square in the lower right corner, as high in one channel as in another.
+    """The trigger r (C, h, w): a chequered square from the lower right corner on, as high in one channel as in another.
 
     Neighbouring places differ in sign, channel by channel: a shift of one sign would already colour the picture of a
     clean model.
@@ -121,8 +121,9 @@ class _Attack(HostedAttack):
         """See :meth:`PoisonAttack.truth`."""
         _check(params)
         trigger = _trigger(base, params)
+        pattern = "chequered square from the lower right corner on"
         return Truth(
-            trigger={"noise": "chequered square in the lower right", "height": params.height, "side": params.side},
+            trigger={"noise": pattern, "height": params.height, "side": params.side},
             target=f"fixed picture {params.picture}",
             trained=("unet", *(("text_encoder",) if params.host.train_text_encoder else ())),
             judge=PictureJudge(fixed_picture(base, params.picture)),
