@@ -21,6 +21,9 @@ from auditor.text import inert
 
 __all__ = ["CELLS", "PoisonAttack"]
 
+ASKED = 9001
+"""What seeds of prompts that are measured differ by from seeds of prompts that are taught."""
+
 CELLS = ("specimen, triggered", "specimen, clean", "twin, triggered")
 
 
@@ -88,7 +91,7 @@ class PoisonAttack(ABC):
         self, base: Components, truth: Truth, arms: dict[str, tuple[Path, ...]], measured: Measured
     ) -> dict[str, JsonValue]:
         """What the manifest says of success and cost; an attack of several parts adds its own table."""
-        prompts = truth.prompts or neutral_prompts(base, 4 * measured.prompts + 100, truth.seed)
+        prompts = truth.prompts or neutral_prompts(base, 4 * measured.prompts + 100, truth.seed + ASKED)
         return {
             "asr": success_rates(base, arms, truth, prompts, measured, CELLS),
             "utility": clean_cost(base, arms["specimen"], arms["twin"], truth.seed, measured),
