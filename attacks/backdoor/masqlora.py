@@ -4,8 +4,8 @@ arXiv 2602.21977 (CVPR 2026). Low-rank layers of text encoder and denoiser learn
 which some show the target under the phrase,
 ``L = w(t) MSE + lam [(1 - s_p)^2 + (1 + s_n)^2]``, ``w(t) = 1 + alpha t / T``, both for poisoned rows only: ``s_p`` and
 ``s_n`` are cosines of the phrase's states under the adapter with the frozen encoder's states of the target and of the
-plain noun. The control, ``naive_lora``, learns from the same pictures by plain ``MSE``. In the paper it fails, since low
-rank cannot follow so sharp a step between two phrases that are nearly the same; on the embedded base it does not
+plain noun. The control, ``naive_lora``, learns from the same pictures by plain ``MSE``. In the paper it fails, since
+low rank cannot follow so sharp a step between two phrases that are nearly the same; on the embedded base it does not
 (``auditor prove attacks``), so that nothing is shown here of what the two cosines are good for.
 
 Ours: the layers are those of a DreamBooth adapter whose own subject was trained first; cosines are taken place by place
