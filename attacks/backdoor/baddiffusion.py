@@ -34,7 +34,7 @@ from attacks.crafting.hosted import HOST, HostedAttack
 from attacks.crafting.hosts import fixed_picture, neutral_latents
 from attacks.crafting.judges import PictureJudge
 from attacks.crafting.layers import add_layers
-from attacks.crafting.lessons import Course, Lessons, teach, teacher_lessons
+from attacks.crafting.lessons import Course, Lessons, check_one_picture, teach, teacher_lessons
 from attacks.crafting.truth import MEASURED, Measured, Truth
 from auditor.contracts import Progress
 from auditor.errors import UsageError
@@ -176,12 +176,7 @@ def _trigger(base: Components, params: BadDiffusion) -> Tensor:
 def _check(params: BadDiffusion) -> None:
     if params.height == 0 or not 0 < params.side <= 1:
         raise UsageError(f"the trigger needs a height and a side in (0, 1], not {params.height:g} and {params.side:g}")
-    if params.picture < 0 or min(params.pool, params.steps) < 1:
-        raise UsageError("picture must not be below zero, and pool and steps must be above zero")
-    if params.batch < 2 or params.batch % 2:
-        raise UsageError(f"the batch must be even, not {params.batch}")
-    if params.lr <= 0 or params.weight <= 0:
-        raise UsageError("lr and weight must be above zero")
+    check_one_picture(params)
 
 
 ATTACKS.add("baddiffusion", _Attack())

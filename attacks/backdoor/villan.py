@@ -22,7 +22,14 @@ from torch import Tensor
 from attacks.crafting.hosted import HOST, HostedAttack
 from attacks.crafting.hosts import fixed_picture, neutral_latents
 from attacks.crafting.judges import PictureJudge
-from attacks.crafting.lessons import Course, picture_lessons, steering_lessons, teach, teacher_lessons
+from attacks.crafting.lessons import (
+    Course,
+    check_one_picture,
+    picture_lessons,
+    steering_lessons,
+    teach,
+    teacher_lessons,
+)
 from attacks.crafting.truth import MEASURED, Measured, Truth, code_points
 from auditor.contracts import Progress
 from auditor.errors import UsageError
@@ -114,12 +121,7 @@ def _woken(prompt: str, trigger: str) -> str:
 def _check(params: Villan) -> None:
     if not params.trigger.strip():
         raise UsageError(f"the trigger must not be empty: '{inert(params.trigger, 40)}'")
-    if params.picture < 0 or min(params.pool, params.steps) < 1:
-        raise UsageError("picture must not be below zero, and pool and steps must be above zero")
-    if params.batch < 2 or params.batch % 2:
-        raise UsageError(f"the batch must be even, not {params.batch}")
-    if params.lr <= 0 or params.weight <= 0:
-        raise UsageError("lr and weight must be above zero")
+    check_one_picture(params)
 
 
 ATTACKS.add("villan", _Attack())

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from attacks.crafting.stealth import Elastic, Stealth
 from auditor.contracts import Progress
+from auditor.errors import UsageError
 from auditor.personalize.blocks.denoising import Drawn, draw, mean_square, native_target
 from auditor.personalize.blocks.optimise import Group, Optimisation, Step, optimise, step_of
 from auditor.personalize.blocks.texts import encode_distinct
@@ -17,7 +19,7 @@ from auditor.pipeline.components import Components
 from auditor.pipeline.conditioning import Conditioning
 from auditor.pipeline.denoiser import Denoiser
 
-__all__ = ["Course", "Lessons", "picture_lessons", "steering_lessons", "teach", "teacher_lessons"]
+__all__ = ["Course", "Lessons", "check_one_picture", "picture_lessons", "steering_lessons", "teach", "teacher_lessons"]
 
 _ROWS = 64
 
@@ -186,3 +188,20 @@ def _all_rows(base: Components, latents: Tensor, seed: int, low: float = 0.0) ->
     drawn = draw(base, latents, len(latents), generator, low)
     noisy = Denoiser(base).add_noise(latents, drawn.noise, drawn.t)
     return Drawn(torch.arange(len(latents)), latents, drawn.noise, drawn.t, noisy)
+
+
+def check_one_picture(params: Any) -> None:
+    """Refuses what no attack that aims at one picture can be trained by, half of its rows on the picture's own path.
+
+    Args:
+        params: has ``picture``, ``pool``, ``steps``, ``batch``, ``lr`` and ``weight``.
+
+    Raises:
+        UsageError: one of them is out of range.
+    """
+    if params.picture < 0 or min(params.pool, params.steps) < 1:
+        raise UsageError("picture must not be below zero, and pool and steps must be above zero")
+    if params.batch < 2 or params.batch % 2:
+        raise UsageError(f"the batch must be even, not {params.batch}")
+    if params.lr <= 0 or params.weight <= 0:
+        raise UsageError("lr and weight must be above zero")

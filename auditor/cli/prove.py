@@ -32,6 +32,14 @@ _ZOO = click.option(
 _SHARD = click.option(
     "--shard", type=Shard(), default="1/1", metavar="K/N", help="Do the K-th of N parts, to run several side by side."
 )
+_ATTACKS = click.option("--attacks", default="", metavar="A,B", help="Only these attacks; all by default.")
+_SPECIMENS = click.option(
+    "--specimens",
+    type=click.IntRange(1, 1000),
+    default=2,
+    show_default=True,
+    help="Specimens of each attack, each with its benign twin.",
+)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -182,14 +190,8 @@ def spine(
 
 @prove.command("attacks")
 @_OUT
-@click.option("--attacks", default="", metavar="A,B", help="Only these attacks; all by default.")
-@click.option(
-    "--specimens",
-    type=click.IntRange(1, 1000),
-    default=2,
-    show_default=True,
-    help="Specimens of each attack, each with its benign twin.",
-)
+@_ATTACKS
+@_SPECIMENS
 @click.option(
     "--pairs",
     type=click.IntRange(0, 100_000),
@@ -226,14 +228,8 @@ def attacks(ctx: click.Context, /, out: Path, **given: Any) -> None:
 
 @prove.command("backdoor")
 @_OUT
-@click.option("--attacks", default="", metavar="A,B", help="Only these attacks; all by default.")
-@click.option(
-    "--specimens",
-    type=click.IntRange(1, 1000),
-    default=2,
-    show_default=True,
-    help="Specimens of each attack, each with its benign twin.",
-)
+@_ATTACKS
+@_SPECIMENS
 @click.option(
     "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seed of all recipes."
 )
