@@ -96,6 +96,9 @@ def world(ctx: click.Context, out: Path, n: int, device: str) -> None:
 @click.option(
     "--alpha", type=click.FloatRange(0, 0.5, min_open=True), default=0.01, show_default=True, help="Level."
 )
+@click.option(
+    "--merges", type=click.IntRange(0), default=160, show_default=True, help="Merges of low-rank members on top."
+)
 @_ZOO
 @_SHARD
 @click.pass_context
@@ -105,6 +108,7 @@ def zoo(
     members: int,
     seed: int,
     alpha: float,
+    merges: int,
     zoo: Path | None,
     shard: tuple[int, int],
 ) -> None:
@@ -123,7 +127,7 @@ def zoo(
 
     _remember(ctx, "zoo", out)
     with TaskProgress("building the zoo") as progress:
-        prove_zoo(out, progress, members, seed, alpha, zoo, shard=shard)
+        prove_zoo(out, progress, members, seed, alpha, zoo, shard=shard, merges=merges)
     _print_table(out, "zoo")
 
 

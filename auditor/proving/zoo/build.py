@@ -19,11 +19,12 @@ from auditor.pipeline.components import Components
 from auditor.proving.counts import quiet
 from auditor.proving.pictures import write_pictures
 from auditor.proving.zoo.members import Member
+from auditor.proving.zoo.merged import MERGE, Merge, write_merge
 from auditor.proving.zoo.subjects import Pictures, images_of, prompts_of, scenes_of
 from auditor.registry import METHODS
 from auditor.world.render import render_batch
 
-__all__ = ["batches", "home_of", "make", "zoo_folder"]
+__all__ = ["batches", "home_of", "make", "parts_made", "zoo_folder"]
 
 RECORD = "member.json"
 TOGETHER = 8
@@ -38,7 +39,16 @@ def zoo_folder() -> Path:
 
 def home_of(member: Member, base: Components, zoo: Path) -> Path:
     """The folder of a member, there or not; a base has its own."""
-    return zoo / base.sha256[:16] / member.digest[:24]
+    return _folder(member.digest, base, zoo)
+
+
+def parts_made(params: Merge, base: Components, zoo: Path) -> bool:
+    """Whether all adapters of a merge are there."""
+    return all(_folder(digest, base, zoo).exists() for digest in params.parts)
+
+
+def _folder(digest: str, base: Components, zoo: Path) -> Path:
+    return zoo / base.sha256[:16] / digest[:24]
 
 
 def batches(members: Sequence[Member]) -> Iterator[list[Member]]:
@@ -62,6 +72,8 @@ def make(members: Sequence[Member], base: Components, zoo: Path) -> None:
         return
     if missing[0].method == "dreambooth-lora":
         _make_loras(missing, base, zoo)
+    elif missing[0].method == MERGE:
+        _make_merge(missing[0], base, zoo)
     else:
         _make_alone(missing[0], base, zoo)
 
@@ -79,6 +91,11 @@ def _make_loras(members: Sequence[Member], base: Components, zoo: Path) -> None:
                 part, trained.unet, trained.text_encoder, recipe.rank, alpha, meta, base.kind.denoiser,
                 trained.text_encoder_2,
             )  # fmt: skip
+
+
+def _make_merge(member: Member, base: Components, zoo: Path) -> None:
+    with _home(member, base, zoo) as part:
+        write_merge(member.params, [_folder(digest, base, zoo) for digest in member.params.parts], part)
 
 
 def _make_alone(member: Member, base: Components, zoo: Path) -> None:

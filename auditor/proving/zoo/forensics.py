@@ -24,6 +24,7 @@ EXPECTED: Mapping[str, str] = {
     "styleforge": "full",
     "sine": "full",
     "resadapter": "low_rank+norms",
+    "merge": "merged",
 }
 """Methods whose files are alike are one class: a full fine-tune is one whatever it was trained for."""
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from auditor.banks import params_document
+from auditor.banks import Split, params_document, split_of_recipe
 from auditor.personalize.classdiffusion import ClassDiffusion
 from auditor.personalize.cross_initialization import CrossInitialization
 from auditor.personalize.diffusekrona import DiffuseKronA
@@ -59,12 +59,18 @@ SHARES: Mapping[str, float] = {
 
 @dataclass(frozen=True)
 class Member:
-    """One clean adapter: its number in the zoo, what it learns, and how."""
+    """One clean adapter: its number in the zoo, what it learns, and how; ``kept`` is a split it has to be in."""
 
     index: int
     method: str
     pictures: Pictures
     params: Any
+    kept: Split | None = None
+
+    @property
+    def split(self) -> Split:
+        """Of a bank: by the hash of its recipe, unless others decide it."""
+        return self.kept or split_of_recipe(self.digest)
 
     @property
     def digest(self) -> str:

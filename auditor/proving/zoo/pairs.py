@@ -24,7 +24,6 @@ from auditor.banks import (
     Split,
     build_bank,
     fit_adjustment,
-    split_of_recipe,
     write_bank,
 )
 from auditor.contracts import Progress
@@ -62,14 +61,14 @@ class Pair:
     @property
     def split(self) -> Split:
         """Of both members."""
-        return split_of_recipe(self.first.digest)
+        return self.first.split
 
 
 def draw_pairs(members: Sequence[Member], seed: int = 0) -> list[Pair]:
     """Disjoint pairs of each split, :data:`ROUNDS` times over, in an order that follows from the seed."""
     pairs: dict[str, Pair] = {}
     for split, rounds in ROUNDS.items():
-        mine = [m for m in members if m.method in STACKED and split_of_recipe(m.digest) == split]
+        mine = [m for m in members if m.method in STACKED and m.split == split]
         for turn in range(rounds):
             order = np.random.default_rng((seed, turn, 7)).permutation(len(mine))
             for i, j in zip(order[::2], order[1::2], strict=False):

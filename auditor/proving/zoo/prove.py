@@ -16,8 +16,9 @@ from auditor.contracts import Progress
 from auditor.pipeline.components import Components
 from auditor.pipeline.open import load_base
 from auditor.proving.counts import write_json
-from auditor.proving.zoo.build import batches, home_of, make, zoo_folder
+from auditor.proving.zoo.build import batches, home_of, make, parts_made, zoo_folder
 from auditor.proving.zoo.members import Member, draw_member
+from auditor.proving.zoo.merged import MERGE, draw_merges
 from auditor.proving.zoo.score import Measured, measure
 from auditor.proving.zoo.tables import write_zoo
 
@@ -34,31 +35,35 @@ class Record:
 
 def prove_zoo(
     out: Path, progress: Progress, members: int = 800, seed: int = 0, alpha: float = 0.01,
-    zoo: Path | None = None, banks: Path | None = None, shard: tuple[int, int] = (0, 1),
+    zoo: Path | None = None, banks: Path | None = None, shard: tuple[int, int] = (0, 1), merges: int = 160,
 ) -> dict[str, Any]:  # fmt: skip
     """Makes and scores the zoo, and writes its banks and tables.
 
     Args:
         out: folder for ``scores/``, ``zoo.json``, ``zoo.csv`` and ``zoo.md``.
         progress: told of every member.
-        members: how many.
+        members: how many are trained.
         seed: of all recipes.
         alpha: level at which false alarms are counted.
         zoo: where members are kept; :func:`auditor.proving.zoo.build.zoo_folder` by default.
         banks: where banks are written; ``out / "banks"`` by default.
         shard: (which, of how many) members to make here; tables are written by the process that finds all done.
+        merges: how many merges of low-rank members come on top; each is made once its parts are there.
 
     Returns:
         The table, or ``{"done": ..., "of": ...}`` while other shards are missing.
     """
     base, home = load_base(device="cpu"), zoo or zoo_folder()
     (out / "scores").mkdir(parents=True, exist_ok=True)
-    drawn = [draw_member(i, seed) for i in range(members)]
+    trained = [draw_member(i, seed) for i in range(members)]
+    drawn = [*trained, *draw_merges(trained, merges, seed)]
     mine = [m for m in drawn if m.index % shard[1] == shard[0] and not _path(out, base, m).exists()]
     done = len(drawn[shard[0] :: shard[1]]) - len(mine)
     total = done + len(mine)
     progress(done, total, "adapters")
     for batch in batches(mine):
+        if batch[0].method == MERGE and not parts_made(batch[0].params, base, home):
+            continue  # another shard is still at them
         make(batch, base, home)
         for member in batch:
             measured = measure(base, home_of(member, base, home))

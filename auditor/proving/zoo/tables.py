@@ -15,7 +15,6 @@ from auditor.banks import (
     Recipe,
     build_bank,
     fit_adjustment,
-    split_of_recipe,
     write_bank,
 )
 from auditor.pipeline.components import Components
@@ -82,7 +81,7 @@ def _adapter(record: Record) -> BankAdapter:
     # The rank that the file shows is what a subject's will be compared with, not the one that was asked for.
     return BankAdapter(
         name=f"clean-{member.digest[:16]}",
-        split=split_of_recipe(member.digest),
+        split=member.split,
         recipe=Recipe(**{**recipe, "rank": rank, "extra": extra}),
         scores=dict(measured.scores),
     )
@@ -91,7 +90,7 @@ def _adapter(record: Record) -> BankAdapter:
 def _fit_scales(records: Sequence[Record]) -> dict[str, float]:
     """The 90 % quantile of each channel over the fit split: what the probe's default scales should be."""
     fit = [
-        r.measured.scores for r in records if split_of_recipe(r.member.digest) == "fit" and r.measured.scores
+        r.measured.scores for r in records if r.member.split == "fit" and r.measured.scores
     ]
     scales = {}
     for name in ("encoder", "attention"):
@@ -135,7 +134,7 @@ def _csv(records: Sequence[Record]) -> str:
         member, measured = record.member, record.measured.rescaled()
         return [
             member.digest[:16],
-            split_of_recipe(member.digest),
+            member.split,
             member.method,
             member.pictures.kind,
             member.params.steps,

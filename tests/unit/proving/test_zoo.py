@@ -3,15 +3,20 @@
 import json
 from collections import Counter
 
+import numpy as np
 import pytest
 
+from auditor.artifact.together import identify_parts
 from auditor.banks import BankAdapter, split_of_recipe
+from auditor.errors import UsageError
 from auditor.personalize.dreambooth_lora import DreamBoothLora
 from auditor.personalize.textual_inversion import TextualInversion
 from auditor.pipeline.open import load_base
 from auditor.proving.zoo import Member, Pictures, batches, draw_member, home_of, make, zoo_folder
+from auditor.proving.zoo.build import parts_made
 from auditor.proving.zoo.forensics import EXPECTED, confusion
 from auditor.proving.zoo.members import SHARES
+from auditor.proving.zoo.merged import MERGE, Merge, draw_merges, write_merge
 from auditor.proving.zoo.prove import Record
 from auditor.proving.zoo.score import Measured, measure
 from auditor.proving.zoo.tables import banks_of, write_zoo
@@ -24,7 +29,7 @@ def base():
 
 
 def test_every_method_has_a_share_and_a_class_its_files_show():
-    assert set(SHARES) == set(EXPECTED) <= set(METHODS.names())
+    assert set(SHARES) == set(EXPECTED) - {MERGE} <= set(METHODS.names())
     assert sum(SHARES.values()) == pytest.approx(1)
 
 
@@ -75,6 +80,40 @@ def test_members_are_kept_whole_and_not_made_twice(base, tmp_path, monkeypatch):
         make([word], base, tmp_path)
     assert not home_of(word, base, tmp_path).exists()
     assert not list(tmp_path.rglob("*.part"))
+
+
+def test_merges_stay_in_the_split_of_their_parts_and_are_drawn_once():
+    trained = [draw_member(i) for i in range(300)]
+    merges = draw_merges(trained, 40)
+    assert merges == draw_merges(trained, 40) != draw_merges(trained, 40, seed=1)
+    by_digest = {member.digest: member for member in trained}
+    for merge in merges:
+        assert {by_digest[part].split for part in merge.params.parts} == {merge.split}
+        assert merge.params.rank == sum(by_digest[part].params.rank for part in merge.params.parts)
+    assert len({merge.digest for merge in merges}) == len(merges) > 30
+    assert {merge.split for merge in merges} == {"fit", "calibrate", "certify"}
+
+
+def test_a_merge_is_the_weighted_sum_of_its_parts_and_reads_as_one(base, tmp_path):
+    parts = [small_lora(0, 8), small_lora(1, 4, seed=5)]
+    make(parts, base, tmp_path)
+    homes = [home_of(part, base, tmp_path) for part in parts]
+    params = Merge(tuple(p.digest for p in parts), (1.0, 0.25), "a picture of sks person", 4, 8, 1e-3, "", False)
+    merge = Member(2, MERGE, parts[0].pictures, params, "certify")
+    assert parts_made(params, base, tmp_path)
+    make([merge], base, tmp_path)
+    first, second, both = ({(c, p): delta.delta(None) for c, p, delta in adapter_in(home).modules()}
+                           for home in (*homes, home_of(merge, base, tmp_path)))  # fmt: skip
+    for place, change in both.items():
+        np.testing.assert_allclose(change, first[place] + 0.25 * second[place], atol=2e-3 * np.abs(change).max())
+    assert measure(base, home_of(merge, base, tmp_path)).covariates["kind"] == "merged"
+    with pytest.raises(UsageError, match="not in the zoo"):
+        write_merge(params, [homes[0], tmp_path / "elsewhere"], tmp_path / "out")
+
+
+def adapter_in(home):
+    (part,) = identify_parts(home)
+    return part.adapter
 
 
 def test_a_member_is_measured_with_its_recipe_and_a_new_word_alone_has_no_score(base, tmp_path):
