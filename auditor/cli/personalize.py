@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,7 @@ def _fit(
         fresh = not out.exists()
         new_folder(out, begun=CHECKPOINT, beside=(FOLDER, SHEET))
         team.wait()
+        before = set(out.rglob("*"))
         # A checkpoint remembers what it is of: the same command goes on, any other is refused.
         session.resume = f"auditor personalize {method.id} ... -o {inert(str(out), 300)}"
         try:
@@ -144,7 +146,11 @@ def _fit(
             with TaskProgress(method.id) as progress:
                 path = method.fit(model, images, recipe, out, progress, training)
         except BaseException:
-            if not (out / CHECKPOINT).exists():
+            if (out / CHECKPOINT).exists():
+                # What a save that failed left would be in the way of the next.
+                _unlink(path for path in out.rglob("*") if path not in before and path.name != CHECKPOINT
+                        and out / FOLDER not in path.parents and path != out / SHEET)  # fmt: skip
+            else:
                 _clear(out, (FOLDER, SHEET), fresh)
             raise
     session.resume = ""
@@ -198,6 +204,12 @@ def _loaded(base: str | None, device: str, allow_download: bool, revision: str) 
 
 def _silent(done: int, total: int, label: str = "") -> None:
     """What a process says that is not the main one."""
+
+
+def _unlink(paths: Iterable[Path]) -> None:
+    for path in list(paths):
+        if path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def _clear(out: Path, names: tuple[str, ...], fresh: bool) -> None:

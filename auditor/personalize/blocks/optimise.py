@@ -107,8 +107,9 @@ def optimise(
         loss_of: the loss of one step, a scalar with gradients.
         recipe: the optimisation.
         progress: told of every step with the live loss.
-        checkpoint: file that the state goes to every ``every`` steps, and that a run begins from if it is there;
-            removed at the end.
+        checkpoint: file that the state goes to every ``every`` steps, and that a run begins from if it is there. At
+            the end it holds what was trained and no more, so that a save that fails does not cost the training:
+            whoever saves removes it (:func:`auditor.personalize.blocks.saving.write_sidecar`).
         every: steps between checkpoints.
         identity: what else a checkpoint must agree with, as JSON: base, data, the method's own parameters.
         after_step: called after each optimiser step with the number of steps done.
@@ -135,7 +136,7 @@ def optimise(
     kind = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[training.precision]
     log = TrainingLog()
     digest = _digest(recipe, {"run": {**training.arithmetic, "processes": team.size}, **(identity or {})})
-    saved = _Checkpoint(checkpoint, groups, optimizer, scaler, digest, log) if checkpoint else None
+    saved = _Checkpoint(checkpoint, groups, optimizer, scaler, digest, log, recipe.steps) if checkpoint else None
     done = saved.read() if saved else 0
     shown = None
     if checkpoint and look and training.validate_every and team.main:
@@ -166,13 +167,11 @@ def optimise(
         log.losses.append(total)
         if shown:
             shown.after(i + 1)
-        if saved and team.main and ((i + 1) % every == 0):
-            saved.write(i + 1)
+        if saved and team.main and (i + 1 == recipe.steps or (i + 1) % every == 0):
+            saved.write(i + 1, last=i + 1 == recipe.steps)
         progress(i + 1, recipe.steps, f"training, loss {total:.4f}")
         if after_step is not None:
             after_step(i + 1)
-    if saved and team.main:
-        saved.remove()
     return log
 
 
@@ -210,8 +209,9 @@ class _Checkpoint:
 
     def __init__(
         self, path: Path, groups: Sequence[Group], optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler,
-        digest: str, log: TrainingLog,
+        digest: str, log: TrainingLog, steps: int,
     ) -> None:  # fmt: skip
+        self._steps = steps
         self._path, self._optimizer, self._scaler, self._digest, self._log = path, optimizer, scaler, digest, log
         self._named = {f"{g.name}.{i}": p for g in groups for i, p in enumerate(g.parameters)}
 
@@ -231,6 +231,11 @@ class _Checkpoint:
         if told.get("digest") != self._digest:
             raise UsageError(f"the checkpoint '{shown}' is of another recipe, base or data; choose another -o")
         steps = int(told["steps"])
+        if told.get("finished") and steps != self._steps:
+            raise UsageError(
+                f"the checkpoint '{shown}' is of a training that ended after {steps} steps, and cannot go on to "
+                f"{self._steps}; choose another -o"
+            )
         with torch.no_grad():
             for name, parameter in self._named.items():
                 parameter.copy_(stored[name])
@@ -242,8 +247,8 @@ class _Checkpoint:
         self._log.losses[:] = stored["losses"].tolist()
         return steps
 
-    def write(self, steps: int) -> None:
-        """Writes the state as it stands; the file is there whole or not at all."""
+    def write(self, steps: int, last: bool = False) -> None:
+        """Writes the state as it stands, without the optimiser's after the last step; whole or not at all."""
         from safetensors import SafetensorError
         from safetensors.torch import save_file
 
@@ -251,16 +256,16 @@ class _Checkpoint:
         out |= {f"scaler/{key}": torch.tensor(value) for key, value in self._scaler.state_dict().items()}
         for name, parameter in self._named.items():
             out[name] = parameter.detach()
-            state = cast(Mapping[str, Tensor | int], self._optimizer.state.get(parameter) or {})
+            kept = {} if last else self._optimizer.state.get(parameter) or {}
+            state = cast(Mapping[str, Tensor | int], kept)
             out |= {f"{name}/{key}": torch.as_tensor(value) for key, value in state.items()}
             # The tables of eight-bit moments are one tensor for all parameters, which a file may hold once only.
             out |= {key: out[key].clone() for key in out if key.startswith(f"{name}/qmap")}
         part = self._path.with_name(f".{self._path.name}.{os.getpid()}.part")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            save_file(
-                {k: v.contiguous() for k, v in out.items()}, part, {"digest": self._digest, "steps": str(steps)}
-            )
+            told = {"digest": self._digest, "steps": str(steps), **({"finished": "yes"} if last else {})}
+            save_file({k: v.contiguous() for k, v in out.items()}, part, told)
             part.replace(self._path)
         except (OSError, SafetensorError) as error:
             shown = inert(str(self._path), 200)
@@ -268,10 +273,6 @@ class _Checkpoint:
             raise OutputError(f"cannot write the checkpoint '{shown}': {why}") from error
         finally:
             part.unlink(missing_ok=True)
-
-    def remove(self) -> None:
-        """What a finished run no longer needs."""
-        self._path.unlink(missing_ok=True)
 
 
 def _under(prefix: str, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:

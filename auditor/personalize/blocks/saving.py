@@ -14,6 +14,7 @@ from torch import Tensor
 
 from auditor.artifact.safetensors_write import write_arrays
 from auditor.errors import OutputError
+from auditor.personalize import CHECKPOINT
 from auditor.personalize.blocks.consent import person_words
 from auditor.personalize.blocks.processes import Team, only_main
 from auditor.personalize.blocks.training import NONE_GIVEN, PLAIN, Training
@@ -97,13 +98,18 @@ def save_provenance(
 
 
 def write_sidecar(folder: Path, told: Mapping[str, Any]) -> Path:
-    """Writes ``provenance.json``, whole or not at all; raises ``OutputError`` where it cannot be written."""
+    """Writes ``provenance.json``, whole or not at all, and removes the checkpoint, which is no longer needed.
+
+    Raises:
+        OutputError: it cannot be written; the checkpoint stays.
+    """
     only_main()
     target = folder / PROVENANCE
     part = target.with_suffix(".part")
     try:
         part.write_text(json.dumps(told, indent=2, sort_keys=True, default=str) + "\n", "utf-8")
         part.replace(target)
+        (folder / CHECKPOINT).unlink(missing_ok=True)
     except OSError as error:
         raise OutputError(f"cannot write '{inert(str(target), 200)}': {error.strerror}") from error
     return target

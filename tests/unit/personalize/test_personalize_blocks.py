@@ -1,5 +1,6 @@
 """Building blocks of fine-tuning, each against an independent reference."""
 
+import dataclasses
 import json
 
 import diffusers
@@ -73,7 +74,13 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights(tmp_path, accumulate)
     log = optimise([Group("w", list(parts.parameters()))], regression(parts), recipe, quiet, checkpoint=path, every=2)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), parts.parameters(), strict=True))
     assert log.losses == straight.losses
-    assert not path.exists()
+    again = small(seed=2)
+    loaded = optimise([Group("w", list(again.parameters()))], regression(again), recipe, quiet, checkpoint=path)
+    assert loaded.losses == straight.losses  # what was trained outlives a save that fails
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
+    with pytest.raises(UsageError, match="ended after 9 steps"):
+        longer = dataclasses.replace(recipe, steps=12)
+        optimise([Group("w", list(again.parameters()))], regression(again), longer, quiet, checkpoint=path)
 
 
 def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(tmp_path):

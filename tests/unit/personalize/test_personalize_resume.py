@@ -6,6 +6,7 @@ from PIL import Image
 
 from auditor.cli.main import run
 from auditor.cli.progress import TaskProgress
+from auditor.errors import OutputError
 from auditor.personalize import CHECKPOINT
 
 
@@ -48,3 +49,32 @@ def test_an_interrupted_command_goes_on_to_the_same_file(tiny_folders, photos, t
     assert not (tmp_path / "parts" / CHECKPOINT).exists()
     assert command("parts") == 64
     assert "is not written over" in capsys.readouterr().err
+
+
+def test_a_save_that_fails_does_not_cost_the_training(tiny_folders, photos, tmp_path, monkeypatch, capsys):
+    out, stepped = tmp_path / "out", []
+
+    def command():
+        given = ["--images", str(photos), "--base", str(tiny_folders("sd1")), "-o", str(out), "--device", "cpu"]
+        return run(["personalize", "textual-inversion", *given, "--word", "<x>", "--steps", "3", "--batch", "1"])
+
+    shown = TaskProgress.__call__
+
+    def watched(self, done, total, label=""):
+        stepped.append(done)
+        shown(self, done, total, label)
+
+    def full(folder, *_, **__):
+        (folder / "learned_embeds.safetensors").write_bytes(b"cut")
+        raise OutputError("cannot write 'provenance.json': No space left on device")
+
+    monkeypatch.setattr(TaskProgress, "__call__", watched)
+    with monkeypatch.context() as patch:
+        patch.setattr("auditor.personalize.textual_inversion.save_provenance", full)
+        assert command() == 2
+    assert "No space left on device" in capsys.readouterr().err
+    assert [path.name for path in out.iterdir()] == [CHECKPOINT]
+    stepped.clear()
+    assert command() == 0
+    assert not [done for done in stepped if 0 < done < 3], "it trained again"
+    assert sorted(path.name for path in out.iterdir()) == ["learned_embeds.safetensors", "provenance.json"]

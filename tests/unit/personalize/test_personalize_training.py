@@ -175,6 +175,7 @@ def test_a_run_that_was_killed_goes_on_to_the_same_weights(tmp_path, training):
     log = train(parts, checkpoint=path, every=2)
     assert log.losses == straight.losses
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), parts.parameters(), strict=True))
+    path.unlink()
     with pytest.raises(Killed):
         train(model(0), checkpoint=path, every=2, after_step=stop)
     with pytest.raises(UsageError, match="another recipe"):
@@ -288,7 +289,7 @@ def test_the_sheet_of_a_run_that_goes_on_holds_what_was_drawn_before(tmp_path):
     train()
     assert sorted(p.name for p in (tmp_path / FOLDER).iterdir()) == [f"step-0000{n}.png" for n in (0, 2, 4, 6)]
     assert pixels_of(tmp_path / SHEET).shape[0] > part[0]
-    assert sorted(p.name for p in tmp_path.iterdir()) == [FOLDER, SHEET]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [path.name, FOLDER, SHEET]
 
 
 # Memory
