@@ -23,6 +23,7 @@ from auditor.probes.behaviour.drift import Drift
 from auditor.proving.counts import cell, counted, write_json, write_whole
 from auditor.proving.table import csv_text
 from auditor.proving.zoo.forensics import confusion
+from auditor.proving.zoo.merged import MERGE
 from auditor.registry import PROBES
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def banks_of(base: Components, records: Sequence[Record], alpha: float) -> dict[
         moved = [a for a in adapters if score == "drift" or a.scores[score] != 0]
         adjustment = fit_adjustment(moved, score, {"denoiser_norm": NO_CHANGE}, COMPARED)
         made[score] = build_bank(
-            id=f"embedded.{score}@2", probe=PROBES.get(probe_id), base_sha256=base.sha256, score=score, adapters=moved,
+            id=f"embedded.{score}@3", probe=PROBES.get(probe_id), base_sha256=base.sha256, score=score, adapters=moved,
             alpha=alpha, params=params, adjustment=adjustment,
         )  # fmt: skip
     return made
@@ -88,10 +89,9 @@ def _adapter(record: Record) -> BankAdapter:
 
 
 def _fit_scales(records: Sequence[Record]) -> dict[str, float]:
-    """The 90 % quantile of each channel over the fit split: what the probe's default scales should be."""
-    fit = [
-        r.measured.scores for r in records if r.member.split == "fit" and r.measured.scores
-    ]
+    """The 90 % quantile of each channel over what was trained of the fit split: what the probe's scales should be."""
+    trained = [r for r in records if r.member.method != MERGE and r.measured.scores]
+    fit = [r.measured.scores for r in trained if r.member.split == "fit"]
     scales = {}
     for name in ("encoder", "attention"):
         moved = [s[f"{name}_excess"] for s in fit if s[f"{name}_excess"] > 0]

@@ -174,7 +174,7 @@ def test_tables_and_banks_come_from_the_records_alone(base, tmp_path):
     alarms = sum(map(bank.alarm, (a for a in bank.adapters if a.split == "certify")))
     assert row["certify"]["alarms"] == alarms
     assert {p.name for p in (tmp_path / "banks").iterdir()} == {
-        "embedded.drift@2.json", "embedded.vocabulary_shift@2.json",
+        "embedded.drift@3.json", "embedded.vocabulary_shift@3.json",
     }  # fmt: skip
     text = (tmp_path / "zoo.md").read_text()
     assert f"{len(made)} clean adapters" in text and "not measured" not in text.split("by method")[0]
