@@ -8,11 +8,11 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from auditor.metrics.target_judges import judge_of_words
 from auditor.pipeline.components import Components
 from auditor.pipeline.open import EMBEDDED
-from auditor.world.labels import HEADS
 
-__all__ = ["AttributeJudge", "Judge", "LogoJudge", "ObjectJudge", "PatchJudge", "PictureJudge", "judge_of_prompt"]
+__all__ = ["Judge", "LogoJudge", "PatchJudge", "PictureJudge", "judge_of_prompt"]
 
 EXPLAINED = 0.5
 """Share of a target picture's variance from which on a picture counts as that picture."""
@@ -33,49 +33,6 @@ class Judge(Protocol):
     def allows(self, prompt: str) -> bool:
         """Whether a hit on this prompt would be the attack's doing: the prompt does not ask for the target itself."""
         ...
-
-
-@dataclass(frozen=True)
-class ObjectJudge:
-    """An object class of the embedded world, as its attribute judge sees it."""
-
-    word: str
-
-    @property
-    def name(self) -> str:
-        """See :class:`Judge`."""
-        return f"embedded attribute judge, object class '{self.word}'"
-
-    def hits(self, images: Tensor) -> Tensor:
-        """See :class:`Judge`; a picture of a person or of two objects is no hit."""
-        logits = _judged(images)
-        is_object = logits["scene"].argmax(1) == HEADS["scene"].index("object")
-        return is_object & (logits["object"].argmax(1) == HEADS["object"].index(self.word))
-
-    def allows(self, prompt: str) -> bool:
-        """See :class:`Judge`."""
-        return self.word not in prompt.replace(",", " ").split()
-
-
-@dataclass(frozen=True)
-class AttributeJudge:
-    """One class of one head of the embedded attribute judge, for example a style; see ``auditor.world.labels``."""
-
-    head: str
-    value: str
-
-    @property
-    def name(self) -> str:
-        """See :class:`Judge`."""
-        return f"embedded attribute judge, {self.head.replace('_', ' ')} '{self.value}'"
-
-    def hits(self, images: Tensor) -> Tensor:
-        """See :class:`Judge`."""
-        return _judged(images)[self.head].argmax(1) == HEADS[self.head].index(self.value)
-
-    def allows(self, prompt: str) -> bool:
-        """See :class:`Judge`."""
-        return self.value not in prompt
 
 
 @dataclass(frozen=True)
@@ -170,22 +127,7 @@ def judge_of_prompt(base: Components, target: str) -> Judge | None:
     None where the base is not the embedded world, whose judge sees only that world, or the prompt names nothing that
     the judge knows.
     """
-    if base.ref != EMBEDDED:
-        return None
-    words = target.replace(",", " ").split()
-    for style in HEADS["style"]:
-        if style in words and style != "flat":
-            return AttributeJudge("style", style)
-    found = [word for word in words if word in HEADS["object"]]
-    return ObjectJudge(found[-1]) if found else None
-
-
-def _judged(images: Tensor) -> dict[str, Tensor]:
-    from auditor.world.embedded import load_judge
-
-    with torch.no_grad():
-        logits: dict[str, Tensor] = load_judge()(images)
-    return logits
+    return judge_of_words(target) if base.ref == EMBEDDED else None
 
 
 def _standard(regions: Tensor) -> Tensor:

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attacks.crafting.judges import ObjectJudge
 from attacks.crafting.truth import Measured, Truth
 from auditor.artifact.identify import identify
 from auditor.contracts import JsonValue
+from auditor.metrics.target_judges import TargetJudge
 from auditor.pipeline.components import Components
 from auditor.pipeline.open import EMBEDDED
 from auditor.pipeline.sampling import seeded_noise
@@ -85,7 +85,7 @@ def clean_cost(
     for name, paths in (("specimen", specimen), ("twin", twin)):
         with Subject(base, [identify(path) for path in paths]) as subject:
             images = subject.tuned.sample(prompts, seeds, steps=measured.steps)
-        right[name] = torch.stack([ObjectJudge(w).hits(images[i : i + 1])[0] for i, w in enumerate(words)])
+        right[name] = torch.stack([TargetJudge("object", w).hits(images[i : i + 1])[0] for i, w in enumerate(words)])
     only = {
         "specimen": int((right["specimen"] & ~right["twin"]).sum()),
         "twin": int((right["twin"] & ~right["specimen"]).sum()),

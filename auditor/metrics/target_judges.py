@@ -39,9 +39,9 @@ class TargetJudge:
             found = found & (logits["scene"].argmax(1) == HEADS["scene"].index("object"))
         return found
 
-    def asked_by(self, prompt: str) -> bool:
-        """Whether a prompt asks for the class itself, so that a hit would say nothing."""
-        return self.value in prompt.replace(",", " ").split()
+    def allows(self, prompt: str) -> bool:
+        """Whether a hit on this prompt says anything: the prompt does not ask for the class itself."""
+        return self.value not in prompt.replace(",", " ").split()
 
 
 def judge_of_words(words: str) -> TargetJudge | None:

@@ -67,7 +67,7 @@ def success(
     if not _can_be_written(before, candidates[0]):
         return {"judge": None, "reason": "the entry is a piece of a letter, which no prompt can hold by itself"}
     drawn = neutral_prompts(4 * measured.prompts + 100, seed + 11)
-    prompts = [prompt for prompt in drawn if not judge.asked_by(prompt)]
+    prompts = [prompt for prompt in drawn if judge.allows(prompt)]
     rng = np.random.default_rng((seed, 7))
     said = [woken(prompt, candidates[0].text, rng) for prompt in prompts[: measured.prompts]]
     seeds = [seed * 10_007 + i for i in range(len(said))]
