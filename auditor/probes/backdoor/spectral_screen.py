@@ -5,14 +5,18 @@ further than the denoiser. Classifiers of such features are published for langua
 arXiv 2602.15195; canonical spectra, arXiv 2608.02271) and see the attack that they were trained on; on others they have
 fallen to chance. So nothing is learned of attacks here: features of groups of layers
 (:mod:`auditor.artifact.spectral`), less what the recipe accounts for, are held against what clean adapters have. The
-statistic is their Mahalanobis distance (:mod:`auditor.banks.distance`), fitted on the bank's fit split.
+statistic is their Mahalanobis distance (:mod:`auditor.banks.distance`), learned from the bank's fit split.
+
+It is a screen, evidence without a share of the audit's level. A benign twin of a planted adapter is unusual too where
+its recipe is one that no clean member has (a text encoder trained as hard as the denoiser), and a test that held those
+back would take its level from one that names a trigger.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,7 +26,7 @@ from auditor.banks import BankData, bank_for
 from auditor.banks.distance import Distance, fit_distance
 from auditor.contracts import Capability, JsonValue, Run, Stage
 from auditor.probes.additions import changes_weights
-from auditor.probes.judging import Judgement, judge, not_judged
+from auditor.probes.judging import Judgement, not_judged, screened
 from auditor.registry import PROBES, probe
 from auditor.text import inert
 from reports.model import Finding, Outcome, Reference, Result, Severity
@@ -44,6 +48,8 @@ BY_NUMBER = {"denoiser_norm": NO_CHANGE, "log_rank": NO_RANK}
 The size of the text encoder's change is no covariate: that it is out of proportion is what is looked for.
 """
 BY_NAME = ("kind", "touched")
+TOLD_AT = 0.01
+"""P-value from which on a finding tells of it."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,7 @@ class SpectralScreen:
     needs={Capability.WEIGHTS, Capability.TOKENIZER, Capability.TEXT_ENCODER},
     stage=Stage.WEIGHTS,
     bank="spectral_screen",
+    screen=True,
     refs=("arXiv:2602.15195", "arXiv:2608.02271"),
     taxonomy=(
         Reference(scheme="MITRE ATLAS", edition="5.6.0", id="AML.T0018.000"),
@@ -83,12 +90,15 @@ def spectral_screen(subject: Subject, params: SpectralScreen, run: Run) -> Itera
     layers = measure_spectra(subject, params, run)
     features = _grouped(layers)
     bank: BankData | None = bank_for(PROBES.get(ID), subject.components.sha256, params)
-    rests, score = {}, None
+    rests: dict[str, float] = {}
+    unknown: set[str] = set()
+    score = None
     if bank is not None and layers:
         screen = screen_of(bank)
         rests = screen.rests(features, comparable(subject.covariates))
-        score = screen.of(rests) if rests else None
-    verdict = _verdict(subject, params, run, layers, score)
+        score = screen.of(rests)
+        unknown = {_group(name) for name in features} - {_group(name) for name in screen.adjustments}
+    verdict = _verdict(subject, params, unknown, score) if layers else _nothing(subject)
     furthest = sorted(rests, key=lambda name: -abs(rests[name]))[: params.shown]
     carried = _carried(layers, furthest[0], rests[furthest[0]], params.shown) if furthest else []
     yield Result(
@@ -111,7 +121,7 @@ def spectral_screen(subject: Subject, params: SpectralScreen, run: Run) -> Itera
             "features": features,
         },
     )
-    if verdict.outcome is Outcome.FAIL:
+    if verdict.p_value is not None and verdict.p_value <= TOLD_AT:
         yield _finding(subject, rests, furthest, carried)
 
 
@@ -152,23 +162,31 @@ def screen_of(bank: BankData) -> Distance:
     return fit_distance(fit, features, BY_NUMBER, BY_NAME)
 
 
+def _group(feature: str) -> str:
+    return feature.partition(".")[0]
+
+
 def _grouped(layers: Sequence[Layer]) -> dict[str, float]:
     from auditor.artifact.spectral import group_features
 
     return group_features(layers)
 
 
-def _verdict(
-    subject: Subject, params: SpectralScreen, run: Run, layers: Sequence[Layer], score: float | None
-) -> Judgement:
+def _nothing(subject: Subject) -> Judgement:
     if not changes_weights(subject):
         return not_judged(subject, "there is no spectrum to look at", "which is not looked at here")
-    if not layers:
-        only = "nothing changes but biases and norms, which have no spectrum"
-        return Judgement(Outcome.INCONCLUSIVE, only, None, None)
+    only = "nothing changes but biases and norms, which have no spectrum"
+    return Judgement(Outcome.INCONCLUSIVE, only, None, None)
+
+
+def _verdict(subject: Subject, params: SpectralScreen, unknown: Collection[str], score: float | None) -> Judgement:
     if score is None:
         return Judgement(Outcome.INCONCLUSIVE, "no bank of clean adapters for this base", None, None)
-    return judge(PROBES.get(ID), params, run, subject, score)
+    if unknown:
+        groups = ", ".join(sorted(group.replace("_", " ") for group in unknown))
+        told = f"outside what the bank was calibrated on (too few clean adapters change {groups} layers)"
+        return Judgement(Outcome.INCONCLUSIVE, told, None, None)
+    return screened(PROBES.get(ID), params, subject, score)
 
 
 def _carried(layers: Sequence[Layer], feature: str, rest: float, most: int) -> list[dict[str, JsonValue]]:
@@ -194,8 +212,8 @@ def _finding(
     return Finding(
         rule_id=ID,
         fingerprint=hashlib.sha256(f"{ID}:{identity}".encode()).hexdigest(),
-        severity=Severity.MEDIUM,
-        confidence="medium",
+        severity=Severity.INFO,
+        confidence="low",
         title="The weights are changed in a way that clean fine-tunes of this recipe do not change them",
         why=f"Less what its recipe accounts for: {told}.",
         remediation=PROBES.get(ID).remediation,

@@ -1,4 +1,4 @@
-"""Distances from clean adapters: what a recipe accounts for is out of them, and the fit split judges nobody but others."""
+"""Distances from clean adapters: what a recipe accounts for is out of them, and nobody is judged by itself."""
 
 import numpy as np
 import pytest
@@ -61,7 +61,8 @@ def test_other_splits_are_not_looked_at():
 
 def test_features_that_are_rare_or_missing_do_not_count():
     members = [
-        m.model_copy(update={"scores": m.scores | ({"c.rare": 1.0} if i < 12 else {})}) for i, m in enumerate(adapters())
+        m.model_copy(update={"scores": m.scores | ({"c.rare": 1.0} if i < 12 else {})})
+        for i, m in enumerate(adapters())
     ]
     distance = fit_distance(members, (*NAMES, "c.rare"), {"norm": None})
     assert set(distance.adjustments) == set(NAMES)

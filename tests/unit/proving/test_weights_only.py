@@ -122,8 +122,8 @@ def test_an_attack_is_judged_by_what_was_learned_from_others():
         leave_one_attack_out(specimens[:6], twins[:6], attacks[:6], clean, judged)
 
 
-COVARIATES = {"kind": "low_rank", "rank": 4.0, "denoiser_norm": -1.5, "text_norm": -2.0, "vectors": 0.0,
-              "touched": "unet"}  # fmt: skip
+EXTRA = {"kind": "low_rank", "denoiser_norm": -1.5, "text_norm": -2.0, "vectors": 0.0, "touched": "unet"}
+COVARIATES = EXTRA | {"rank": 4.0}
 
 
 def weights(rng, shift=0.0, read=True):
@@ -138,12 +138,12 @@ def bank():
     members = [
         BankAdapter(
             name=f"{i:03d}", split=("fit", "calibrate", "certify")[i % 3],
-            recipe=Recipe(method="m", rank=4, steps=0, lr=0, extra={k: v for k, v in COVARIATES.items() if k != "rank"}),
+            recipe=Recipe(method="m", rank=4, steps=0, lr=0, extra=EXTRA),
             scores=weights(rng).spectrum,
         )
         for i in range(360)
     ]  # fmt: skip
-    probe = Probe(id="backdoor.x", version=1, goal="g", null="n", needs=frozenset(), stage=Stage.WEIGHTS, function=print)
+    probe = Probe("backdoor.x", 1, "g", "n", frozenset(), Stage.WEIGHTS, print)
     learned = as_learned(members)
     return build_bank(
         id="x@1", probe=probe, base_sha256="f" * 64, score=SPECTRAL, adapters=learned, alpha=0.05,
@@ -154,7 +154,9 @@ def bank():
 def test_the_comparison_finds_what_was_planted_and_says_how_many(bank):
     rng = np.random.default_rng(1)
     planted = [
-        Planted(name, weights(rng, shift), weights(rng)) for name, shift in (("loud", 9.0), ("quiet", 0.0)) for _ in "123456"
+        Planted(name, weights(rng, shift), weights(rng))
+        for name, shift in (("loud", 9.0), ("quiet", 0.0))
+        for _ in range(6)
     ]
     planted += [Planted("words", weights(rng, read=False), weights(rng, read=False))]
     clean = {split: [weights(rng) for _ in range(30)] for split in ("fit", "calibrate", "certify")}
