@@ -125,6 +125,8 @@ class Probe:
     params: type = NoParams
     consumes: tuple[str, ...] = ()
     bank: str = ""
+    screen: bool = False
+    """Says how unusual something is, and settles nothing: it spends no alpha, and neither passes nor fails an audit."""
     refs: tuple[str, ...] = ()
     taxonomy: tuple[Reference, ...] = ()
     remediation: str = ""

@@ -100,6 +100,7 @@ def probe(
     stage: Stage,
     consumes: Iterable[str] = (),
     bank: str = "",
+    screen: bool = False,
     refs: Iterable[str] = (),
     taxonomy: Iterable[Reference] = (),
     remediation: str = "",
@@ -112,7 +113,7 @@ def probe(
             id,
             Probe(
                 id=id, version=version, goal=goal, null=null, needs=frozenset(needs), stage=stage, function=function,
-                params=_params_of(function), consumes=tuple(consumes), bank=bank, refs=tuple(refs),
+                params=_params_of(function), consumes=tuple(consumes), bank=bank, screen=screen, refs=tuple(refs),
                 taxonomy=tuple(taxonomy), remediation=remediation, limits=limits,
             ),
         )  # fmt: skip

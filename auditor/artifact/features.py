@@ -7,7 +7,7 @@ small core (singular values of the product, exactly, at the cost of the rank), n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-__all__ = ["BaseWeight", "ModuleFeatures", "adapter_features", "delta_features"]
+__all__ = ["BaseWeight", "ModuleFeatures", "adapter_features", "delta_features", "summed_features"]
 
 _EPSILON = 2.0**-52
 _EPSILON_32 = 2.0**-23
@@ -125,6 +125,47 @@ def delta_features(
     return ModuleFeatures(component, path, shape, delta.rank, values, left, right, partial)
 
 
+def summed_features(
+    deltas: Sequence[Delta], base: NDArray[Any] | None = None, component: str = "", path: str = ""
+) -> ModuleFeatures | None:
+    """Features of what several changes of one module do together: an update cut in two is the update.
+
+    Args:
+        deltas: one or more, each as it changes ``base``.
+        base: the weight; needed where a change is nothing without it.
+        component: the component the module is in.
+        path: the module path.
+
+    Raises:
+        IncompatibleArtifact: the base weight has another shape.
+        MalformedArtifact: a value is NaN or infinite.
+    """
+    import numpy as np
+
+    if len(deltas) == 1:
+        return delta_features(deltas[0], base, component, path)
+    if base is None and any(delta.needs_base for delta in deltas):
+        return None
+    stacked = [_slim(delta) for delta in deltas]
+    if all(each is not None for each in stacked):
+        left, right = (
+            np.concatenate(factors, axis)
+            for factors, axis in zip(zip(*[each for each in stacked if each], strict=True), (1, 0), strict=True)
+        )
+        u, values, v = _product_svd(_finite(left, path), _finite(right, path), 1.0)
+    else:
+        total = sum(delta.delta(base).astype("float64").reshape(delta.shape[0], -1) for delta in deltas)
+        u, values, v = _dense_svd(_finite(np.asarray(total), path))
+    shape = deltas[0].shape if base is None else tuple(base.shape)
+    return ModuleFeatures(component, path, shape, None, values, u, v)
+
+
+def _slim(delta: Delta) -> tuple[NDArray[np.float64], NDArray[np.float64]] | None:
+    """Factors with the scale in the first; None where a change has none, or a magnitude beside them."""
+    factors = delta.factors() if isinstance(delta, LowRank | Hadamard) and delta.magnitude is None else None
+    return None if factors is None else (delta.scale * factors[0], factors[1])
+
+
 def _finite(values: NDArray[np.float64], path: str) -> NDArray[np.float64]:
     import numpy as np
 
@@ -179,12 +220,21 @@ def _product_svd(left: NDArray[np.float64], right: NDArray[np.float64], scale: f
 
 
 def _dense_svd(change: NDArray[np.float64]) -> _Svd:
+    """By the smaller Gram matrix: what squaring loses lies far below the rounding of weights, which is cut off."""
     import numpy as np
 
     matrix = change.reshape(change.shape[0], -1) if change.ndim else change.reshape(1, 1)
-    u, values, vt = np.linalg.svd(matrix, full_matrices=False)
-    floor = float(values[0]) * _EPSILON_32 * max(matrix.shape) if values.size else 0.0
-    return _trimmed(u[:, :1], values, vt[:1].T, floor)
+    wide = matrix.shape[0] <= matrix.shape[1]
+    size = float(np.abs(matrix).max()) if matrix.size else 0.0
+    if not size:
+        return _trimmed(np.zeros((matrix.shape[0], 1)), np.zeros(0), np.zeros((matrix.shape[1], 1)), 0.0)
+    scaled = matrix / size
+    squares, vectors = np.linalg.eigh(scaled @ scaled.T if wide else scaled.T @ scaled)
+    values = np.sqrt(np.maximum(squares[::-1], 0.0))
+    near = vectors[:, -1:]
+    far = (scaled.T if wide else scaled) @ near / values[0]
+    left, right = (near, far) if wide else (far, near)
+    return _trimmed(left, size * values, right, size * float(values[0]) * _EPSILON_32 * max(matrix.shape))
 
 
 def _trimmed(

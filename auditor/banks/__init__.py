@@ -12,10 +12,11 @@ from auditor.banks.find import bank_directories, bank_for, load_bank
 from auditor.banks.model import BankAdapter, BankData, RealisedFpr, Recipe
 from auditor.banks.params import params_document, params_sha256
 from auditor.banks.pool import Pool, pools_of
-from auditor.banks.split import SPLITS, Split, adapters_needed, split_of, split_of_recipe
+from auditor.banks.split import SPLIT_PERIOD, SPLITS, Split, adapters_needed, split_of, split_of_recipe
 
 __all__ = [
     "SPLITS",
+    "SPLIT_PERIOD",
     "Adjustment",
     "BankAdapter",
     "BankData",

@@ -6,12 +6,15 @@ from typing import Literal, get_args
 
 from auditor.stats import bank_size_for
 
-__all__ = ["SPLITS", "Split", "adapters_needed", "split_of", "split_of_recipe"]
+__all__ = ["SPLITS", "SPLIT_PERIOD", "Split", "adapters_needed", "split_of", "split_of_recipe"]
 
 Split = Literal["fit", "calibrate", "certify"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 
 _CYCLE: tuple[Split, ...] = ("calibrate", "fit", "calibrate", "certify", "calibrate")
+
+SPLIT_PERIOD = len(_CYCLE)
+"""Of as many adapters in a row, :func:`split_of` lets one fit."""
 
 
 def split_of(index: int) -> Split:

@@ -42,8 +42,8 @@ def calibrate(
     alpha: float,
     out: Path | None,
 ) -> None:
-    """Score clean adapters with PROBE (default: every probe that is judged by a bank), so that later scores on the
-    same base get a p-value. Banks are score vectors of a few kilobytes, never models.
+    """Score clean adapters with PROBE (default: every probe that judges one adapter by a bank), so that later scores
+    on the same base get a p-value. Banks are score vectors of a few kilobytes, never models.
 
     \b
     Examples:
@@ -55,18 +55,24 @@ def calibrate(
     """  # noqa: D205, D301
     from auditor.banks import bank_directories, write_bank
     from auditor.cli.progress import TaskProgress
+    from auditor.contracts import Capability
     from auditor.errors import UsageError
     from auditor.pipeline.open import load_base
     from auditor.proving.calibrate import calibrate as run
+    from auditor.proving.calibrate import takes
     from auditor.registry import PROBES
 
-    chosen = [PROBES.get(name) for name in probes or PROBES.names() if probes or PROBES.get(name).bank]
+    alone = [probe.id for probe in PROBES if probe.bank and Capability.PARTS not in probe.needs]
+    chosen = [PROBES.get(name) for name in probes or alone]
     without = [probe.id for probe in chosen if not probe.bank]
     if without:
         raise UsageError(f"probe '{without[0]}' is not judged by a bank; leave it out")
     if not adapters.is_dir():
         raise UsageError(f"'{inert(str(adapters))}' is not a folder of clean adapters")
     found = sorted(path for path in adapters.iterdir() if not path.name.startswith("."))
+    for probe in [] if probes else [probe for probe in chosen if probe.screen and len(found) < takes(probe, alpha)]:
+        chosen.remove(probe)
+        click.echo(f"{probe.id} is left out: it takes {takes(probe, alpha)} clean adapters", err=True)
     with TaskProgress("calibrating") as progress:
         banks = run(chosen, load_base(base, device, allow_download, revision), found, progress, alpha)
     for bank in banks:

@@ -75,8 +75,10 @@ def assemble(
     waived = policy.waive(
         tuple(sources), artifacts=[artifact.sha256 for artifact in subject.artifacts], created=created
     )
+    # A screen's findings speak for it; only that it could not be run is a gap.
+    settling = [r for r in adjusted if r.probe not in plan.screens or r.outcome is Outcome.ERROR]
     verdict = policy.decide(
-        results=adjusted,
+        results=settling,
         findings=waived.findings,
         coverage=subject.coverage,
         planned=[node.probe.id for node in plan.nodes],
@@ -112,7 +114,7 @@ def limitations(plan: AuditPlan, subject: Subject, results: Sequence[Result]) ->
             f"with {adapters_needed(node.alpha)} clean adapters or more for its level of {node.alpha:.2g}",
         )
         for node in plan.nodes
-        if node.probe.bank and _ran_uncalibrated(node.probe.id, results)
+        if node.probe.bank and not node.probe.screen and _ran_uncalibrated(node.probe.id, results)
     ]
     own = [Limitation(topic=n.probe.id, text=n.probe.limits) for n in plan.nodes if n.probe.limits]
     return (*covered, *(entry for entry in found if entry), *calibration, *own, *STANDING)

@@ -58,8 +58,11 @@ def gate_result(result: Result, node: PlanNode, coverage: Coverage | None, stopp
 def gate_findings(
     findings: Sequence[Finding], results: Sequence[Result], node: PlanNode
 ) -> tuple[Finding, ...]:
-    """Findings of a probe that is judged by a bank count as calibrated only beside a calibrated failure."""
-    if not node.probe.bank or any(r.calibrated and r.outcome is Outcome.FAIL for r in results):
+    """Findings of a probe that is judged by a bank count as calibrated only beside a calibrated failure.
+
+    Those of a screen stand beside a p-value in place of one.
+    """
+    if not node.probe.bank or node.probe.screen or any(r.calibrated and r.outcome is Outcome.FAIL for r in results):
         return tuple(findings)
     return tuple(finding.model_copy(update={"calibrated": False}) for finding in findings)
 
@@ -70,18 +73,19 @@ def adjust_for_multiplicity(results: Sequence[Result], plan: AuditPlan) -> tuple
     Probes that are judged as one have p-values that hold for all of them together already. The others of a family go
     through Holm's procedure; a planned one that gave no p-value counts as one with p = 1, so that what happens to be
     evaluated does not loosen the correction. Where the probe's own outcome and the corrected p-value disagree, the
-    corrected p-value decides.
+    corrected p-value decides. Screens take no part.
 
     Args:
         results: of all probes, in any order; kept in that order.
         plan: gives the families' shares.
     """
     alpha, levels = plan.document.alpha, {node.probe.id: node.alpha for node in plan.nodes}
+    screens = plan.screens
     adjusted = list(results)
     families: dict[str, list[int]] = {}
     for index, result in enumerate(results):
         family = result.probe.partition(".")[0]
-        if not result.calibrated or result.p_value is None or family not in plan.shares:
+        if not result.calibrated or result.p_value is None or family not in plan.shares or result.probe in screens:
             continue
         if result.probe in plan.pools:
             adjusted[index] = _decided(result, min(1.0, result.p_value * alpha / levels[result.probe]), alpha)

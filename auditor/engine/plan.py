@@ -34,8 +34,8 @@ class PlanNode:
     Attributes:
         probe: what is run.
         params: instance of ``probe.params``.
-        alpha: level in [0, 1) that the probe may spend; 0 if its family has no share, or the subject does not offer
-            what it needs.
+        alpha: level in [0, 1) that the probe may spend; 0 if its family has no share, the subject does not offer what
+            it needs, or it is a screen.
     """
 
     probe: Probe
@@ -59,6 +59,11 @@ class AuditPlan:
     document: Plan
     pools: Mapping[str, Pool] = field(default_factory=dict)
 
+    @property
+    def screens(self) -> frozenset[str]:
+        """Probes that settle nothing, see :class:`auditor.contracts.Probe`."""
+        return frozenset(node.probe.id for node in self.nodes if node.probe.screen)
+
     def alone(self, family: str) -> list[PlanNode]:
         """Probes of a family that may spend alpha and are not judged together with others."""
         return [n for n in self.nodes if n.probe.family == family and n.alpha > 0 and n.probe.id not in self.pools]
@@ -81,8 +86,8 @@ def build_plan(
 
     Within a family that has a share of alpha, the share is divided evenly among its planned probes, so that
     whatever a probe rejects at its level is also rejected by Holm's procedure over the family. Probes whose banks
-    measured the same adapters are judged as one (:class:`auditor.banks.Pool`) and take one part together; those that
-    the subject cannot be asked, which is known before anything is measured, take none.
+    measured the same adapters are judged as one (:class:`auditor.banks.Pool`) and take one part together; screens, and
+    those that the subject cannot be asked, which is known before anything is measured, take none.
 
     Args:
         probes: ids or patterns such as ``backdoor.*``; if None, those that the policy lists or requires. A pattern
@@ -124,8 +129,8 @@ def build_plan(
         if name not in chosen:
             where = did_you_mean(name, chosen)
             raise UsageError(f"parameters are given for '{inert(name)}', which is not planned{where}")
-    shares = _shares(ordered, level, policy.split)
-    asked = [p for p in ordered if p.needs <= capabilities]
+    shares = _shares([p for p in ordered if not p.screen], level, policy.split)
+    asked = [p for p in ordered if p.needs <= capabilities and not p.screen]
     given = {p.id: parse_params(p, overrides.get(p.id, {})) for p in ordered}
     found = {p.id: banks(p, base_sha256, given[p.id]) for p in ordered if p.bank and base_sha256}
     pools: dict[str, Pool] = {}

@@ -110,7 +110,9 @@ def _levels(policy: Policy, registry: Registry[Probe], banks: Mapping[str, int])
     except UsageError:
         return  # a pattern that matches nothing, which was told already
     for node in plan.nodes:
-        if not node.probe.bank:
+        if node.probe.screen and node.probe.id in policy.required:
+            yield ("required",), f"{node.probe.id} is required, but is a screen and settles nothing: it can never pass"
+        if not node.probe.bank or node.probe.screen:
             continue
         if node.alpha == 0:
             if _is_required(policy, node):

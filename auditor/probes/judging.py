@@ -13,7 +13,7 @@ from reports.model import Bank, Outcome
 if TYPE_CHECKING:
     from auditor.pipeline.subject import Subject
 
-__all__ = ["Judgement", "judge", "not_judged"]
+__all__ = ["Judgement", "judge", "not_judged", "screened"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,25 @@ def judge(probe: Probe, params: Params, run: Run, subject: Subject, score: float
         reason = f"beyond every clean adapter, but the bank is too small for the level: {told}"
         return Judgement(Outcome.INCONCLUSIVE, reason, p, bank.reference())
     return Judgement(Outcome.PASS, f"within what clean fine-tuning does: {told}", p, bank.reference())
+
+
+def screened(probe: Probe, params: Params, subject: Subject, score: float) -> Judgement:
+    """Says how far out the score of a screen is (:attr:`auditor.contracts.Probe.screen`): inconclusive, with a p-value.
+
+    The p-value is its own, corrected for no other probe, and there is none outside what the bank covers.
+    """
+    bank: BankData | None = bank_for(probe, subject.components.sha256, params)
+    if bank is None:
+        return Judgement(Outcome.INCONCLUSIVE, "no bank of clean adapters for this base", None, None)
+    measured = subject.covariates
+    p = bank.p_value(score, measured)
+    told = f"p = {p:.3g} against {bank.size} clean adapters"
+    outside = bank.out_of_support({name: measured[name] for name in bank.compared_by if name in measured})
+    if outside:
+        reason = f"outside what the bank was calibrated on ({'; '.join(outside)}): {told}"
+        return Judgement(Outcome.INCONCLUSIVE, reason, None, bank.reference())
+    reason = f"a screen settles nothing by itself: {told}"
+    return Judgement(Outcome.INCONCLUSIVE, reason, p, bank.reference())
 
 
 def not_judged(subject: Subject, exact: str, described: str) -> Judgement:

@@ -11,6 +11,7 @@ from auditor.artifact.covariates import NO_CHANGE
 from auditor.artifact.identify import Identified
 from auditor.artifact.together import identify_parts
 from auditor.banks import (
+    SPLIT_PERIOD,
     BankAdapter,
     BankData,
     Recipe,
@@ -25,16 +26,21 @@ from auditor.pipeline.components import Components
 from auditor.pipeline.subject import Subject
 from auditor.probes.additions import changes_weights
 from auditor.proving.memory_run import MemoryRun
+from auditor.proving.zoo.spectra import as_learned
 from auditor.text import inert
 from reports.model import Result
 
-__all__ = ["calibrate"]
+__all__ = ["calibrate", "takes"]
 
 FIT_FROM = 40
 """Adapters in the fit split from which on what recipes account for is taken out; fewer cannot tell it."""
 
-
 _NUMBERS = {"denoiser_norm": NO_CHANGE}
+
+
+def takes(probe: Probe, alpha: float) -> int:
+    """How many clean adapters a bank of a probe takes; a screen learns from the fit split what clean adapters have."""
+    return max(adapters_needed(alpha), FIT_FROM * SPLIT_PERIOD if probe.screen else 0)
 
 
 def calibrate(
@@ -63,6 +69,12 @@ def calibrate(
         raise UsageError(
             f"{len(adapters)} clean adapters cannot calibrate at {alpha:g}; it takes {needed} or more"
         )
+    for probe in probes:
+        if len(adapters) < takes(probe, alpha):
+            raise UsageError(
+                f"{len(adapters)} clean adapters cannot teach '{probe.id}' what clean ones have; it takes "
+                f"{takes(probe, alpha)} or more"
+            )
     subjects = sorted((identify_parts(path) for path in adapters), key=_hash)
     members: dict[str, list[BankAdapter]] = {probe.id: [] for probe in probes}
     for i, parts in enumerate(subjects):
@@ -93,18 +105,21 @@ def _scored(
         name = f"{index:04d}-{_hash(parts)[:12]}"
         return {
             probe.id: BankAdapter(
-                name=name, split=split_of(index), recipe=recipe, scores={"score": _score(probe, subject)}
+                name=name, split=split_of(index), recipe=recipe, scores=_scores(probe, subject)
             )
             for probe in probes
         }
 
 
-def _score(probe: Probe, subject: Subject) -> float:
+def _scores(probe: Probe, subject: Subject) -> dict[str, float]:
+    """The score; of a screen its features, since the score is told by all adapters together."""
     run = MemoryRun(probe.id)
     results = [r for r in probe.function(subject, probe.params(), run) if isinstance(r, Result)]
+    if probe.screen and results and results[0].details.get("features"):
+        return dict(results[0].details["features"])
     if not results or results[0].value is None:
         raise UsageError(f"probe '{probe.id}' gives no score to calibrate")
-    return results[0].value
+    return {"score": results[0].value}
 
 
 def _recipe(subject: Subject) -> Recipe:
@@ -120,6 +135,8 @@ def _bank(probe: Probe, base: Components, members: Sequence[BankAdapter], alpha:
     # The hash tells apart banks of one base from other adapters.
     told = hashlib.sha256("".join(member.name for member in members).encode()).hexdigest()[:6]
     enough = sum(member.split == "fit" for member in members) >= FIT_FROM
+    if probe.screen:
+        members = as_learned(members, "score")
     return build_bank(
         id=f"{slug}-{told}.{probe.id.partition('.')[2]}@1",
         probe=probe,

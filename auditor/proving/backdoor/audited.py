@@ -65,8 +65,12 @@ class Audited:
 
     @property
     def score(self) -> float | None:
-        """The audit's one continuous score: the largest rest over the probes that a bank judges; None without any."""
-        found = [each.rest for each in self.said.values() if each.rest is not None]
+        """The audit's one continuous score: the largest rest over the probes that a bank judges; None without any.
+
+        Screens do not decide an audit, and are not part of it.
+        """
+        deciding = [each for probe, each in self.said.items() if not PROBES.get(probe).screen]
+        found = [each.rest for each in deciding if each.rest is not None]
         return max(found, default=None)
 
     @property

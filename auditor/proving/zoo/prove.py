@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +20,22 @@ from auditor.proving.zoo.build import batches, home_of, make, parts_made, zoo_fo
 from auditor.proving.zoo.members import Member, draw_member
 from auditor.proving.zoo.merged import MERGE, draw_merges
 from auditor.proving.zoo.score import Measured, measure
+from auditor.proving.zoo.spectra import read_spectrum
 from auditor.proving.zoo.tables import write_zoo
 
 __all__ = ["Record", "prove_zoo", "records_of"]
 
+SCORES, SPECTRA = KEPT = ("scores", "spectra")
+"""Folders of what was measured, a file a member in each."""
+
 
 @dataclass(frozen=True)
 class Record:
-    """A member and what was measured on it."""
+    """A member, what was measured on it, and what its weights look like by groups of layers."""
 
     member: Member
     measured: Measured
+    spectrum: dict[str, float] = field(default_factory=dict)
 
 
 def prove_zoo(
@@ -40,7 +45,7 @@ def prove_zoo(
     """Makes and scores the zoo, and writes its banks and tables.
 
     Args:
-        out: folder for ``scores/``, ``zoo.json``, ``zoo.csv`` and ``zoo.md``.
+        out: folder for ``scores/``, ``spectra/``, ``zoo.json``, ``zoo.csv`` and ``zoo.md``.
         progress: told of every member.
         members: how many are trained.
         seed: of all recipes.
@@ -54,10 +59,11 @@ def prove_zoo(
         The table, or ``{"done": ..., "of": ...}`` while other shards are missing.
     """
     base, home = load_base(device="cpu"), zoo or zoo_folder()
-    (out / "scores").mkdir(parents=True, exist_ok=True)
+    for kept in KEPT:
+        (out / kept).mkdir(parents=True, exist_ok=True)
     trained = [draw_member(i, seed) for i in range(members)]
     drawn = [*trained, *draw_merges(trained, merges, seed)]
-    mine = [m for m in drawn if m.index % shard[1] == shard[0] and not _path(out, base, m).exists()]
+    mine = [m for m in drawn if m.index % shard[1] == shard[0] and not _done(out, base, m)]
     done = len(drawn[shard[0] :: shard[1]]) - len(mine)
     total = done + len(mine)
     progress(done, total, "adapters")
@@ -66,11 +72,14 @@ def prove_zoo(
             continue  # another shard is still at them
         make(batch, base, home)
         for member in batch:
-            measured = measure(base, home_of(member, base, home))
-            write_json(_path(out, base, member), asdict(measured))
+            where = home_of(member, base, home)
+            if not _path(out, base, member, SCORES).exists():
+                write_json(_path(out, base, member, SCORES), asdict(measure(base, where)))
+            if not _path(out, base, member, SPECTRA).exists():
+                write_json(_path(out, base, member, SPECTRA), read_spectrum(base, where))
             done += 1
             progress(done, total, member.method)
-    there = sum(_path(out, base, m).exists() for m in drawn)
+    there = sum(_done(out, base, m) for m in drawn)
     if there < len(drawn):
         return {"done": there, "of": len(drawn)}
     return write_zoo(base, records_of(out, base, drawn), out, banks or out / "banks", seed, alpha)
@@ -78,9 +87,16 @@ def prove_zoo(
 
 def records_of(out: Path, base: Components, members: Sequence[Member]) -> list[Record]:
     """What ``out`` has of these members, in their order."""
-    stored = (json.loads(_path(out, base, member).read_text("utf-8")) for member in members)
-    return [Record(member, Measured.read(each)) for member, each in zip(members, stored, strict=True)]
+    found = []
+    for member in members:
+        scores, spectrum = (json.loads(_path(out, base, member, kept).read_text("utf-8")) for kept in KEPT)
+        found.append(Record(member, Measured.read(scores), spectrum))
+    return found
 
 
-def _path(out: Path, base: Components, member: Member) -> Path:
-    return out / "scores" / f"{member.digest[:24]}-{base.sha256[:8]}.json"
+def _done(out: Path, base: Components, member: Member) -> bool:
+    return all(_path(out, base, member, kept).exists() for kept in KEPT)
+
+
+def _path(out: Path, base: Components, member: Member, kept: str) -> Path:
+    return out / kept / f"{member.digest[:24]}-{base.sha256[:8]}.json"

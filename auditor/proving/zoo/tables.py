@@ -24,6 +24,7 @@ from auditor.proving.counts import cell, counted, write_json, write_whole
 from auditor.proving.table import csv_text
 from auditor.proving.zoo.forensics import confusion
 from auditor.proving.zoo.merged import MERGE
+from auditor.proving.zoo.spectra import SPECTRAL, spectral_bank
 from auditor.registry import PROBES
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ def banks_of(base: Components, records: Sequence[Record], alpha: float) -> dict[
             id=f"embedded.{score}@3", probe=PROBES.get(probe_id), base_sha256=base.sha256, score=score, adapters=moved,
             alpha=alpha, params=params, adjustment=adjustment,
         )  # fmt: skip
+    spectra = {_adapter(record).name: record.spectrum for record in records if record.measured.scores}
+    made[SPECTRAL] = spectral_bank(base, adapters, spectra, alpha)
     return made
 
 

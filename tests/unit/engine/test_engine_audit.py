@@ -169,6 +169,27 @@ def test_a_calibrated_failure_with_a_critical_finding_is_rejected():
     assert only(report).adjusted_p == pytest.approx(0.005)
 
 
+def test_a_screen_decides_nothing_and_costs_the_others_nothing():
+    p = calibrated("b.one", 0.015, outcome=Outcome.FAIL)
+    screened = calibrated("b.screen", 0.001, outcome=Outcome.INCONCLUSIVE)
+    rules = policy(alpha=0.02, required=("b.one",), optional_not_evaluated="inconclusive")
+    one = make_probe("b.one", gives(p), **MODEL)
+    screen = make_probe("b.screen", gives(screened), bank="screen", screen=True, **MODEL)
+    alone, report = run(one, rules=rules), run(one, screen, rules=rules)
+    found = {r.probe: r for r in report.results}
+    assert found["b.screen"].p_value == 0.001 and found["b.screen"].adjusted_p is None
+    assert found["b.one"].outcome is alone.results[0].outcome is Outcome.FAIL
+    assert found["b.one"].adjusted_p == alone.results[0].adjusted_p
+    assert report.verdict == alone.verdict
+
+    def breaks(subject, params, run):
+        raise RuntimeError("broken")
+        yield
+
+    broken = run(one, make_probe("b.screen", breaks, bank="screen", screen=True, **MODEL), rules=rules)
+    assert any("b.screen" in reason for reason in broken.verdict.reasons)
+
+
 def test_holm_is_applied_within_a_family_over_all_its_planned_probes():
     rules = policy(alpha=0.04)
     ps = {"b.one": 0.009, "b.two": 0.015, "b.three": 0.5, "c.one": 0.03}

@@ -12,6 +12,7 @@ from auditor.errors import UsageError
 from auditor.personalize.dreambooth_lora import DreamBoothLora
 from auditor.personalize.textual_inversion import TextualInversion
 from auditor.pipeline.open import load_base
+from auditor.probes.backdoor.spectral_screen import screen_of
 from auditor.proving.zoo import Member, Pictures, batches, draw_member, home_of, make, zoo_folder
 from auditor.proving.zoo.build import parts_made
 from auditor.proving.zoo.forensics import EXPECTED, confusion
@@ -19,6 +20,7 @@ from auditor.proving.zoo.members import SHARES
 from auditor.proving.zoo.merged import MERGE, Merge, draw_merges, write_merge
 from auditor.proving.zoo.prove import Record
 from auditor.proving.zoo.score import Measured, measure
+from auditor.proving.zoo.spectra import read_spectrum
 from auditor.proving.zoo.tables import banks_of, write_zoo
 from auditor.registry import METHODS
 
@@ -157,7 +159,8 @@ def records(count=200):
             "vocabulary_shift": 1.0, "encoder_excess": 0.0, "attention_excess": 0.01 + i * 1e-4, "drift": -2 + i / 100,
         }  # fmt: skip
         found = {"entry": "x", "target": "y", "code_points": "U+0078"}
-        made.append(Record(member, Measured(covariates, (1, 1), {} if words else scores, found)))
+        spectrum = {} if words else {"prompt.size": float(-2 + i % 7), "text.left": float(i % 5)}
+        made.append(Record(member, Measured(covariates, (1, 1), {} if words else scores, found), spectrum))
     return made
 
 
@@ -174,7 +177,7 @@ def test_tables_and_banks_come_from_the_records_alone(base, tmp_path):
     alarms = sum(map(bank.alarm, (a for a in bank.adapters if a.split == "certify")))
     assert row["certify"]["alarms"] == alarms
     assert {p.name for p in (tmp_path / "banks").iterdir()} == {
-        "embedded.drift@3.json", "embedded.vocabulary_shift@3.json",
+        "embedded.drift@3.json", "embedded.spectral_screen@1.json", "embedded.vocabulary_shift@3.json",
     }  # fmt: skip
     text = (tmp_path / "zoo.md").read_text()
     assert f"{len(made)} clean adapters" in text and "not measured" not in text.split("by method")[0]
@@ -185,3 +188,24 @@ def test_the_bank_compares_by_the_rank_that_the_file_shows(base):
     bank = banks_of(base, records(), 0.05)["vocabulary_shift"]
     assert {a.recipe.rank for a in bank.adapters} == {4}
     assert all(isinstance(a, BankAdapter) and "touched" in a.recipe.extra for a in bank.adapters)
+
+
+def test_the_bank_of_the_screen_keeps_the_features_of_those_that_it_learns_from(base):
+    made = records()
+    bank = banks_of(base, made, 0.05)["spectral_screen"]
+    assert len(bank.adapters) == sum(bool(r.spectrum) for r in made)
+    for adapter in bank.adapters:
+        known = {"spectral_screen"} | ({"prompt.size", "text.left"} if adapter.split == "fit" else set())
+        assert set(adapter.scores) == known
+        assert adapter.covariate("log_rank") == pytest.approx(np.log(4))
+    assert screen_of(bank).adjustments.keys() == {"prompt.size", "text.left"}
+
+
+def test_a_spectrum_is_read_of_a_member_and_of_words_there_is_none(base, tmp_path):
+    lora, word = small_lora(0, 1), Member(
+        2, "textual-inversion", Pictures("object", 2, 3), TextualInversion(steps=1, batch=1)
+    )  # fmt: skip
+    for member in (lora, word):
+        make([member], base, tmp_path)
+    assert "prompt.size" in read_spectrum(base, home_of(lora, base, tmp_path))
+    assert read_spectrum(base, home_of(word, base, tmp_path)) == {}
