@@ -113,7 +113,11 @@ class NoParams:
 
 @dataclass(frozen=True)
 class Probe:
-    """A registered probe: its function and everything that can be said about it without running it."""
+    """A registered probe: its function and everything that can be said about it without running it.
+
+    A probe ``on_request`` asks another question than whether the adapter is clean: it is planned only where it is
+    named, no pattern means it, and it is judged at the audit's level by itself, of which it takes no share.
+    """
 
     id: str
     version: int
@@ -131,6 +135,7 @@ class Probe:
     taxonomy: tuple[Reference, ...] = ()
     remediation: str = ""
     limits: str = ""
+    on_request: bool = False
 
     @property
     def family(self) -> str:

@@ -105,6 +105,7 @@ def probe(
     taxonomy: Iterable[Reference] = (),
     remediation: str = "",
     limits: str = "",
+    on_request: bool = False,
 ) -> Callable[[ProbeFunction], ProbeFunction]:
     """Registers a probe function; see :mod:`auditor.contracts`."""
 
@@ -114,7 +115,7 @@ def probe(
             Probe(
                 id=id, version=version, goal=goal, null=null, needs=frozenset(needs), stage=stage, function=function,
                 params=_params_of(function), consumes=tuple(consumes), bank=bank, screen=screen, refs=tuple(refs),
-                taxonomy=tuple(taxonomy), remediation=remediation, limits=limits,
+                taxonomy=tuple(taxonomy), remediation=remediation, limits=limits, on_request=on_request,
             ),
         )  # fmt: skip
         return function

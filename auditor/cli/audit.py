@@ -42,6 +42,13 @@ _MAY_RESUME = frozenset({"resume", "parts", "device", "format_", "fail_on", "qui
     help="Findings to live with for a while, by owner, reason and last day; added to the policy's own.",
 )
 @click.option(
+    "--prompts",
+    type=PATH,
+    default=None,
+    metavar="FILE",
+    help="Prompts to be screened for triggers as well, one a line, with those that the adapter declares.",
+)
+@click.option(
     "--budget",
     type=Duration(),
     default=None,
@@ -86,6 +93,7 @@ def audit(
     probes: str | None,
     policy: str,
     waivers: Path | None,
+    prompts: Path | None,
     budget: float | None,
     seed: int,
     operator: str,
@@ -105,6 +113,7 @@ def audit(
       auditor audit adapter.safetensors
       auditor audit adapter.safetensors --base ./stable-diffusion-v1-5 --budget 10m -o run
       auditor audit adapter.safetensors --base org/model --revision COMMIT --allow-download
+      auditor audit adapter.safetensors --prompts suspicious.txt
       auditor audit --resume run
 
     \b
@@ -134,6 +143,7 @@ def audit(
         from auditor.cli.auditing import run_audit, run_name
         from auditor.cli.opening import BaseChoice
         from auditor.cli.places import fresh_folder, state_dir
+        from auditor.cli.prompt_file import read_prompts
         from auditor.cli.scan_paths import check_paths
         from auditor.policy import load_policy, load_waivers
 
@@ -144,6 +154,7 @@ def audit(
         if waivers is not None:
             rules = rules.with_waivers(load_waivers(waivers))
         wanted = _known_probes(probes)
+        screened = () if prompts is None else read_prompts(prompts)
         run = out if out is not None else fresh_folder(state_dir() / "runs", run_name(parts))
         session.resume = f"auditor audit --resume {inert(str(run), 300)}"
         chosen = BaseChoice(base, revision, device, allow_download)
@@ -154,6 +165,7 @@ def audit(
             out=run,
             display=display,
             probes=wanted,
+            prompts=screened,
             seed=seed,
             budget=budget,
             operator=operator,

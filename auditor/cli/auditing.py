@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from auditor.cli.opening import BaseChoice, device_of, opened
+from auditor.contracts import JsonValue
 
 if TYPE_CHECKING:
     from auditor.engine import Display, FrozenPlan
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from reports.model import AuditReport, Tool
 
 __all__ = ["base_of", "continue_audit", "parts_of", "run_audit", "run_name", "write_page"]
+
+SCREEN = "backdoor.prompt_screen"
+"""The probe that prompts are given to."""
 
 
 def run_audit(
@@ -25,11 +29,15 @@ def run_audit(
     out: Path,
     display: Display,
     probes: Sequence[str] | None = None,
+    prompts: Sequence[str] = (),
     seed: int = 0,
     budget: float | None = None,
     operator: str = "",
 ) -> AuditReport:
-    """Audits, and leaves ``report.json`` and ``report.html`` in ``out``; see :func:`auditor.engine.audit`."""
+    """Audits, and leaves ``report.json`` and ``report.html`` in ``out``; see :func:`auditor.engine.audit`.
+
+    With ``prompts``, the probe that screens prompts is asked as well.
+    """
     from auditor.engine import audit
 
     arguments = {
@@ -39,11 +47,16 @@ def run_audit(
         "device": base.device,
         "allow_download": base.allow_download,
     }
+    params: dict[str, dict[str, JsonValue]] = {}
+    if prompts:
+        params[SCREEN] = {"prompts": list(prompts)}
+        probes = [*(policy.probes + policy.required if probes is None else probes), SCREEN]
     with opened(parts, base) as subject:
         report = audit(
             subject,
             policy=policy,
             probes=probes,
+            params=params,
             seed=seed,
             budget=budget,
             out=out,

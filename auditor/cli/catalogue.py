@@ -28,6 +28,7 @@ def _probe(each: Probe) -> Row:
         "goal": each.goal,
         "null": each.null,
         "needs": sorted(need.value for need in each.needs),
+        "on_request": "only where it is named, at the audit's level by itself" if each.on_request else "",
         "consumes": list(each.consumes),
         "bank": each.bank,
         "params": params_of(each.params),

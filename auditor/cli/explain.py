@@ -27,6 +27,7 @@ _LABELS = {
     "limits": "Limits",
     "stage": "Stage",
     "needs": "Needs",
+    "on_request": "On request",
     "consumes": "Uses results of",
     "bank": "Bank of clean adapters",
     "version": "Version",

@@ -72,8 +72,8 @@ def adjust_for_multiplicity(results: Sequence[Result], plan: AuditPlan) -> tuple
 
     Probes that are judged as one have p-values that hold for all of them together already. The others of a family go
     through Holm's procedure; a planned one that gave no p-value counts as one with p = 1, so that what happens to be
-    evaluated does not loosen the correction. Where the probe's own outcome and the corrected p-value disagree, the
-    corrected p-value decides. Screens take no part.
+    evaluated does not loosen the correction. Those on request stand by themselves, and screens take no part. Where the
+    probe's own outcome and the corrected p-value disagree, the corrected p-value decides.
 
     Args:
         results: of all probes, in any order; kept in that order.
@@ -81,13 +81,18 @@ def adjust_for_multiplicity(results: Sequence[Result], plan: AuditPlan) -> tuple
     """
     alpha, levels = plan.document.alpha, {node.probe.id: node.alpha for node in plan.nodes}
     screens = plan.screens
+    requested = {node.probe.id for node in plan.nodes if node.probe.on_request}
     adjusted = list(results)
     families: dict[str, list[int]] = {}
     for index, result in enumerate(results):
         family = result.probe.partition(".")[0]
-        if not result.calibrated or result.p_value is None or family not in plan.shares or result.probe in screens:
+        if not result.calibrated or result.p_value is None or result.probe in screens:
             continue
-        if result.probe in plan.pools:
+        if result.probe in requested:
+            adjusted[index] = _decided(result, result.p_value, alpha)
+        elif family not in plan.shares:
+            continue
+        elif result.probe in plan.pools:
             adjusted[index] = _decided(result, min(1.0, result.p_value * alpha / levels[result.probe]), alpha)
         else:
             families.setdefault(family, []).append(index)

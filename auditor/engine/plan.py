@@ -35,7 +35,7 @@ class PlanNode:
         probe: what is run.
         params: instance of ``probe.params``.
         alpha: level in [0, 1) that the probe may spend; 0 if its family has no share, the subject does not offer what
-            it needs, or it is a screen.
+            it needs, or it is a screen; the audit's own if it is asked on request.
     """
 
     probe: Probe
@@ -66,7 +66,8 @@ class AuditPlan:
 
     def alone(self, family: str) -> list[PlanNode]:
         """Probes of a family that may spend alpha and are not judged together with others."""
-        return [n for n in self.nodes if n.probe.family == family and n.alpha > 0 and n.probe.id not in self.pools]
+        mine = [n for n in self.nodes if n.probe.family == family and not n.probe.on_request]
+        return [n for n in mine if n.alpha > 0 and n.probe.id not in self.pools]
 
 
 def build_plan(
@@ -87,11 +88,12 @@ def build_plan(
     Within a family that has a share of alpha, the share is divided evenly among its planned probes, so that
     whatever a probe rejects at its level is also rejected by Holm's procedure over the family. Probes whose banks
     measured the same adapters are judged as one (:class:`auditor.banks.Pool`) and take one part together; screens, and
-    those that the subject cannot be asked, which is known before anything is measured, take none.
+    those that the subject cannot be asked, which is known before anything is measured, take none. Probes on request
+    have the whole level each: their questions are not the audit's.
 
     Args:
         probes: ids or patterns such as ``backdoor.*``; if None, those that the policy lists or requires. A pattern
-            leaves out probes of several parts where the subject has one.
+            leaves out probes of several parts where the subject has one, and probes on request.
         policy: gives the default probes, alpha and its split.
         params: fields to override, by probe id.
         seed: of the run, in [0, 2**63).
@@ -129,8 +131,9 @@ def build_plan(
         if name not in chosen:
             where = did_you_mean(name, chosen)
             raise UsageError(f"parameters are given for '{inert(name)}', which is not planned{where}")
-    shares = _shares([p for p in ordered if not p.screen], level, policy.split)
-    asked = [p for p in ordered if p.needs <= capabilities and not p.screen]
+    sharing = [p for p in ordered if not p.screen and not p.on_request]
+    shares = _shares(sharing, level, policy.split)
+    asked = [p for p in sharing if p.needs <= capabilities]
     given = {p.id: parse_params(p, overrides.get(p.id, {})) for p in ordered}
     found = {p.id: banks(p, base_sha256, given[p.id]) for p in ordered if p.bank and base_sha256}
     pools: dict[str, Pool] = {}
@@ -141,7 +144,7 @@ def build_plan(
         groups = len({id(pool) for pool in pooled.values()}) + sum(p.id not in pooled for p in mine)
         levels |= {p.id: share / groups for p in mine}
         pools |= pooled
-    nodes = tuple(PlanNode(p, given[p.id], levels.get(p.id, 0.0)) for p in ordered)
+    nodes = tuple(PlanNode(p, given[p.id], level if p.on_request else levels.get(p.id, 0.0)) for p in ordered)
     document = Plan(
         policy=policy.name,
         policy_sha256=policy.sha256,
@@ -186,7 +189,8 @@ def _select(
 ) -> list[str]:
     """Ids that ``names`` mean; ``who`` asks for them, the user if empty.
 
-    A pattern does not mean probes of several parts where there is one: it offers nothing less than it should.
+    A pattern does not mean probes of several parts where there is one, since it offers nothing less than it should, nor
+    probes on request.
     """
     known = registry.names()
     one_part = Capability.PARTS not in capabilities
@@ -195,14 +199,18 @@ def _select(
         matching = [
             probe
             for probe in known
-            if fnmatchcase(probe, name)
-            and not (one_part and probe != name and Capability.PARTS in registry.get(probe).needs)
+            if fnmatchcase(probe, name) and (probe == name or _meant(registry.get(probe), one_part))
         ]
         if not matching and name != "*":
             hint = did_you_mean(name, known)
             raise UsageError(f"{who}unknown probe '{inert(name)}'{hint} (auditor list probes)")
         found += matching
     return found
+
+
+def _meant(probe: Probe, one_part: bool) -> bool:
+    """Whether a pattern that its id fits means a probe."""
+    return not probe.on_request and not (one_part and Capability.PARTS in probe.needs)
 
 
 def _closure(names: Iterable[str], registry: Registry[Probe]) -> dict[str, Probe]:

@@ -1,4 +1,4 @@
-"""Published detectors that look at weights alone, made again to be measured on the same specimens."""
+"""Published detectors, written anew from their papers, to be measured on the same subjects as ours."""
 
 from __future__ import annotations
 
