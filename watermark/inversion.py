@@ -130,7 +130,13 @@ def invert(
 
 
 def climb(
-    view: View, images: Tensor, test: Test, alpha: float, ladder: Sequence[Rung] = LADDER, batch: int = 32
+    view: View,
+    images: Tensor,
+    test: Test,
+    alpha: float,
+    ladder: Sequence[Rung] = LADDER,
+    batch: int = 32,
+    first: Test | None = None,
 ) -> list[Reached]:
     """Tests pictures on the ladder, each until its mark is found.
 
@@ -141,24 +147,28 @@ def climb(
         alpha: level at which a picture leaves the ladder. The p-values hold at every level.
         ladder: rungs whose shares add up to 1 at most.
         batch: pictures at a time.
+        first: what latents that were encoded only are asked in place of ``test``.
 
     Returns:
         For each picture the smallest p-value of the rungs it visited, divided by the rung's share.
     """
     found: list[Reached] = []
     for start in range(0, len(images), batch):
-        found += _climb(view, images[start : start + batch], test, alpha, ladder)
+        found += _climb(view, images[start : start + batch], test, alpha, ladder, first or test)
     return found
 
 
-def _climb(view: View, images: Tensor, test: Test, alpha: float, ladder: Sequence[Rung]) -> list[Reached]:
+def _climb(
+    view: View, images: Tensor, test: Test, alpha: float, ladder: Sequence[Rung], first: Test
+) -> list[Reached]:
     best: dict[int, Reached] = {}
     left = list(range(len(images)))
     encoding = Encoding(view, images)
     for rung in ladder:
         noise = _noise(view, encoding.refined(rung.rounds), rung.steps)
         for row, latents in zip(left, noise, strict=True):
-            detection = test(latents).corrected(rung.looks).noting(steps=rung.steps, rounds=rung.rounds)
+            asked = test if rung.steps else first
+            detection = asked(latents).corrected(rung.looks).noting(steps=rung.steps, rounds=rung.rounds)
             if row not in best or detection.p_value < best[row].detection.p_value:
                 best[row] = Reached(detection, latents, rung)
         staying = [i for i, row in enumerate(left) if best[row].detection.p_value > alpha]

@@ -77,6 +77,8 @@ class LatentScheme(ABC):
         goal: one line.
         refs: papers.
         limits: what it cannot do, one sentence.
+        isotropic: whether the noise of one nonce and payload is exactly standard normal over keys, so that its
+            direction is uniform whatever the picture.
     """
 
     id: str
@@ -84,6 +86,7 @@ class LatentScheme(ABC):
     refs: tuple[str, ...]
     limits: str = ""
     embed_point: str = "latents"
+    isotropic: bool = False
 
     @abstractmethod
     def capacity(self, shape: Shape) -> Capacity:

@@ -23,6 +23,7 @@ from watermark.commands.reading import Picture, exit_code, read_marks, said
 from watermark.detection import Decision
 
 if TYPE_CHECKING:
+    from watermark.issued import Issued
     from watermark.keys import MasterKey
 
 __all__ = ["detect", "document", "read_log", "tell"]
@@ -89,11 +90,11 @@ def detect(
     ctx.exit(exit_code(pictures, alpha))
 
 
-def read_log(path: Path | None, key: MasterKey) -> tuple[bytes, ...]:
-    """Nonces of a log, or none without one."""
-    from watermark.issued import read_nonces
+def read_log(path: Path | None, key: MasterKey) -> tuple[Issued, ...]:
+    """Entries of a log, or none without one."""
+    from watermark.issued import read_issued
 
-    return () if path is None else read_nonces(path, key)
+    return () if path is None else read_issued(path, key)
 
 
 def document(picture: Picture, alpha: float) -> dict[str, Any]:

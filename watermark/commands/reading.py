@@ -14,6 +14,7 @@ from watermark.detection import Decision, Detection
 if TYPE_CHECKING:
     from auditor.pipeline.view import View
     from watermark.inversion import Reached
+    from watermark.issued import Issued
     from watermark.keys import MasterKey
     from watermark.scheme import LatentScheme
 
@@ -44,10 +45,21 @@ def read_marks(
     scheme: LatentScheme,
     key: MasterKey,
     alpha: float,
-    nonces: tuple[bytes, ...],
+    issued: Sequence[Issued],
     payload: bytes | None,
+    read_payload: bool = False,
 ) -> list[Picture]:
     """Tests picture files, those of one size together; a file that cannot be read keeps no other from being read.
+
+    Args:
+        paths: of the pictures.
+        view: the model that inverts.
+        scheme: that marked them.
+        key: the master key.
+        alpha: level at which a picture is settled.
+        issued: entries of a log, or none.
+        payload: where it is known.
+        read_payload: whether payloads are to be read from the picture and never taken from the log.
 
     Raises:
         UsageError: the scheme cannot run at the size of a picture, or a nonce or payload does not fit.
@@ -55,7 +67,9 @@ def read_marks(
     from torch import Tensor, stack
 
     from auditor.pipeline.families.family import vae_factor
+    from watermark.first_rung import print_test
     from watermark.inversion import climb
+    from watermark.issued import nonces_of
     from watermark.pictures import read_picture
 
     out: dict[int, Picture] = {}
@@ -69,12 +83,16 @@ def read_marks(
         else:
             by_size.setdefault(tuple(image.shape), []).append((i, image))
 
+    nonces = nonces_of(issued)
+
     def test(latents: object) -> Detection:
         return scheme.detect(latents, key, nonces=nonces, payload=payload)
 
+    first = test if read_payload else print_test(scheme, key, issued, test, payload)
+
     for group in by_size.values():
         images = stack([image for _, image in group])
-        reached = climb(view, images, test, alpha, batch=_BATCH)
+        reached = climb(view, images, test, alpha, batch=_BATCH, first=first)
         out |= {i: Picture(paths[i], found) for (i, _), found in zip(group, reached, strict=True)}
     return [out[i] for i in range(len(paths))]
 

@@ -47,6 +47,7 @@ class GaussianShading(LatentScheme):
         "Has no blind header: the detector needs a log of issued nonces. Lost under rotation, flips and crops that are "
         "not undone first."
     )
+    isotropic = True
 
     def capacity(self, shape: Shape) -> Capacity:
         """See :meth:`LatentScheme.capacity`; 8 bits from 256 values on, then 16, 64 and, from 16,384 on, 256."""

@@ -180,3 +180,13 @@ def test_the_key_is_in_nothing_that_is_written(marked):
     secret = json.loads((marked / "mark.key").read_text())["key"]
     for path in (marked / "out").iterdir():
         assert secret.encode() not in Path(path).read_bytes()
+
+
+def test_the_log_finds_a_picture_by_its_noise_print_on_the_first_rung(marked, capsys):
+    capsys.readouterr()
+    picture = marked / "out" / "0000.png"
+    assert run(detect(marked, picture, more=["--alpha", "1e-2", "--json"])) == 0
+    [told] = json.loads(capsys.readouterr().out)["pictures"]
+    assert told["method"] == "exact"
+    assert told["details"]["noise_print"] is True
+    assert told["details"]["steps"] == 0
