@@ -51,9 +51,10 @@ def embed(
     out: Path,
     format_: str,
 ) -> None:
-    """Draw pictures whose starting noise carries the mark; each has a fresh nonce, which issued.jsonl logs.
+    """Draw pictures that carry the mark; each has a fresh nonce, which issued.jsonl logs.
 
-    The noise is standard normal as any other: nothing is changed in the model or in a finished picture.
+    Most schemes mark the starting noise, which is standard normal as any other; grow and shallow mark the picture while
+    it is drawn. Nothing is changed in the model or in a finished picture.
 
     \b
     Examples:
@@ -72,9 +73,8 @@ def embed(
     if user is not None and payload:
         raise UsageError("--user and --payload both name a payload; give one of them")
     with opened_view(model, revision, allow_download, device, adapters) as view:
-        import torch
-
         from auditor.engine.files import output_errors
+        from watermark.drawing import draw
         from watermark.issued import Issued, append_issued
         from watermark.keys import new_nonce
         from watermark.pictures import write_picture
@@ -91,8 +91,10 @@ def embed(
         with TaskProgress("embed") as progress:
             for i, prompt in enumerate(texts):
                 nonce, path = new_nonce(), out / f"{i:04d}.png"
-                noise = torch.from_numpy(chosen.embed(key, nonce, shape, word))[None]
-                image = view.sample([prompt], [0], steps=steps, guidance=guidance, noise=noise)[0]
+                drawn = draw(
+                    view, chosen, key, [nonce], [prompt], shape, payload=word, steps=steps, guidance=guidance
+                )
+                image = drawn[0]
                 issued = Issued(nonce.hex(), key.id, chosen.id, word.hex(), shape, path.name)
                 # Logged first: a picture must not be out without its nonce.
                 append_issued(out / ISSUED, issued)

@@ -92,7 +92,7 @@ def read_marks(
 
     for group in by_size.values():
         images = stack([image for _, image in group])
-        reached = climb(view, images, test, alpha, batch=_BATCH, first=first)
+        reached = climb(view, images, test, alpha, batch=_BATCH, first=first, share=scheme.share)
         out |= {i: Picture(paths[i], found) for (i, _), found in zip(group, reached, strict=True)}
     return [out[i] for i in range(len(paths))]
 
