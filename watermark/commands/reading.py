@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from auditor.errors import AuditorError, combine_exit_codes
+from auditor.errors import AuditorError, UsageError, combine_exit_codes
 from auditor.text import inert
 from watermark.detection import Decision, Detection
 
 if TYPE_CHECKING:
     from auditor.pipeline.view import View
+    from watermark.forgery.witness import Witness
     from watermark.inversion import Reached
     from watermark.issued import Issued
     from watermark.keys import MasterKey
     from watermark.scheme import LatentScheme
 
-__all__ = ["EXITS", "Picture", "exit_code", "read_marks", "said"]
+__all__ = ["EXITS", "Picture", "exit_code", "read_marks", "said", "witnessed"]
 
 EXITS = {Decision.MARKED: 0, Decision.NOT_MARKED: 1, Decision.INCONCLUSIVE: 3}
 
@@ -32,11 +33,19 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class Picture:
-    """One file and what came of it: either a place on the ladder, or the error that kept it from one."""
+    """One file and what came of it: either a place on the ladder, or the error that kept it from one.
+
+    Attributes:
+        path: of the file.
+        reached: where it got to on the ladder.
+        error: what kept it from there.
+        witness: what speaks for or against a mark that was found, where that was asked.
+    """
 
     path: Path
     reached: Reached | None = None
     error: AuditorError | None = None
+    witness: Witness | None = None
 
 
 def read_marks(
@@ -97,6 +106,33 @@ def read_marks(
     return [out[i] for i in range(len(paths))]
 
 
+def witnessed(
+    picture: Picture,
+    scheme: LatentScheme,
+    key: MasterKey,
+    alpha: float,
+    issued: Sequence[Issued] | None,
+    bind: bool,
+) -> Picture:
+    """The picture with what log and binding say of its mark, if one was found.
+
+    Raises:
+        UsageError: the scheme's marks have no nonce, or too little of one to bind.
+    """
+    from watermark.forgery.witness import bound_length, witness
+    from watermark.pictures import read_picture
+
+    found = picture.reached
+    if found is None or found.detection.decide(alpha) is not Decision.MARKED:
+        return picture
+    nonce, (channels, height, width) = found.detection.nonce, found.latents.shape
+    if nonce is None:
+        raise UsageError(f"marks of {scheme.id} have no nonce that a log or a binding could speak of")
+    length = bound_length(scheme.capacity((channels, height, width)))
+    image = read_picture(picture.path, 1)
+    return replace(picture, witness=witness(key, nonce, image, length, issued, bind))
+
+
 def exit_code(pictures: Sequence[Picture], alpha: float) -> int:
     """The code that wins over all pictures."""
     return combine_exit_codes(_code(picture, alpha) for picture in pictures)
@@ -106,6 +142,8 @@ def _code(picture: Picture, alpha: float) -> int:
     if picture.error is not None:
         return picture.error.exit_code
     assert picture.reached is not None
+    if picture.witness is not None and picture.witness.against:
+        return EXITS[Decision.NOT_MARKED]
     return EXITS[picture.reached.detection.decide(alpha)]
 
 
@@ -117,6 +155,8 @@ def said(picture: Picture, alpha: float) -> str:
     line = f"{_WORDS[decision]:<12}  {inert(str(picture.path), 300)}  p {_number(found)}"
     if decision is Decision.MARKED and found.payload:
         line += f", payload as read {found.payload.hex()}"
+    if picture.witness is not None and picture.witness.against:
+        line += f"; but {picture.witness.against}"
     if decision is Decision.INCONCLUSIVE:
         line += f": no picture of this size can come below {found.floor:.2g} with {found.looks:,} looks"
     return line
