@@ -19,7 +19,7 @@ from watermark.commands.common import (
     open_key,
     opened_view,
 )
-from watermark.commands.reading import Picture, exit_code, read_marks, said, witnessed
+from watermark.commands.reading import Picture, exit_code, read_marks, said, with_manifest, witnessed
 from watermark.detection import Decision
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ __all__ = ["detect", "document", "read_log", "tell"]
     help="Log of issued nonces: says whether a mark was issued, and for this picture.",
 )
 @click.option("--bind", is_flag=True, help="Says whether a nonce is bound to what the picture shows (embed --bind).")
+@click.option("--c2pa", is_flag=True, help="Says whether the picture's C2PA manifest and its mark name each other.")
 @click.option("--payload", default=None, metavar="HEX", help="Test for this payload, where it is known.")
 @click.option(
     "--alpha", type=float, default=1e-6, show_default=True, callback=level, help="Rate of false alarms."
@@ -68,6 +69,7 @@ def detect(
     nonces: Path | None,
     log_path: Path | None,
     bind: bool,
+    c2pa: bool,
     payload: str | None,
     alpha: float,
     format_: str,
@@ -78,7 +80,8 @@ def detect(
     picture is. The model need not have drawn it: without the adapter, its base does.
 
     A mark can be genuine and be in a picture that it was never made for, drawn from noise that was taken from another.
-    --issued and --bind tell: such a picture counts as not marked.
+    --issued and --bind tell: such a picture counts as not marked. --c2pa tells MATCH, WATERMARK-ONLY, METADATA-ONLY and
+    CONFLICT, of which the last counts as not marked too; trust in who signed is not judged.
 
     \b
     Examples:
@@ -98,6 +101,8 @@ def detect(
         pictures = read_marks(images, view, chosen, key, alpha, log, given)
         if witnesses is not None or bind:
             pictures = [witnessed(each, chosen, key, alpha, witnesses, bind) for each in pictures]
+        if c2pa:
+            pictures = [with_manifest(each, chosen, key, alpha) for each in pictures]
     if format_ == "json":
         about = {"scheme": chosen.id, "key": key.id, "alpha": alpha}
         click.echo(json.dumps({**about, "pictures": [document(each, alpha) for each in pictures]}, indent=2))
@@ -124,6 +129,9 @@ def document(picture: Picture, alpha: float) -> dict[str, Any]:
     told |= {"decision": str(found.decide(alpha)), **found.document()}
     if picture.witness is not None:
         told["witness"] = {**picture.witness.document(), "against": picture.witness.against}
+    if picture.provenance is not None:
+        state, why, manifest = picture.provenance
+        told["provenance"] = {"state": str(state), "why": why, "manifest": manifest and manifest.document()}
     return told
 
 
