@@ -11,12 +11,17 @@ from numpy.typing import NDArray
 
 from watermark.engine.qr import SIDE
 
-__all__ = ["MODULE", "TILE", "drawn", "modules_in", "random_modules"]
+__all__ = ["MODULE", "SQUARES", "TILE", "coarse", "drawn", "modules_in", "random_modules", "squares"]
 
 MODULE = 3
 """Pixels of a module's side."""
 TILE = 64
 """Pixels of the side of one copy: 21 modules, and a pixel that repeats the last."""
+
+SQUARES = 49
+"""Squares of three by three modules in a mark that is to be simple."""
+_SIDE = 7
+_GRAIN = SIDE // _SIDE
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
@@ -55,3 +60,13 @@ def random_modules(rng: np.random.Generator, grain: int) -> BoolArray:
     """Fair modules (21, 21), the same in squares of ``grain`` by ``grain``, which divides 21."""
     side = SIDE // grain
     return np.kron(rng.random((side, side)) < 0.5, np.ones((grain, grain), dtype=bool))
+
+
+def coarse(grid: FloatArray) -> FloatArray:
+    """Means (49,) of a grid (21, 21) over squares of three by three modules."""
+    return np.asarray(grid.reshape(_SIDE, _GRAIN, _SIDE, _GRAIN).mean(axis=(1, 3)).ravel())
+
+
+def squares(dark: BoolArray) -> BoolArray:
+    """Modules (21, 21) of 49 squares of three by three, dark ones True."""
+    return np.kron(dark.reshape(_SIDE, _SIDE), np.ones((_GRAIN, _GRAIN), dtype=bool))

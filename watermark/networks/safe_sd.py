@@ -46,10 +46,11 @@ class SafeSdNet(nn.Module):
             strength: of the mark, 1 for what it was trained at; 0 changes nothing. A tensor broadcasts over rows.
         """
         both = torch.cat([latents, mark], dim=1)
-        return latents + strength * (self.fuse(both) + self.refine(both) - latents)
+        marked: Tensor = latents + strength * (self.fuse(both) + self.refine(both) - latents)
+        return marked
 
     def extract(self, latents: Tensor) -> Tensor:
-        """Mark pictures (N, 3, H, W), about [-1, 1], from unscaled latents (N, C, h, w) of pictures as they were found."""
+        """Mark pictures (N, 3, H, W), about [-1, 1], from unscaled latents (N, C, h, w) of pictures as found."""
         found: Tensor = self.decoder(self.post_quant_conv(latents))
         return found
 

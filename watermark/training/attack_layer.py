@@ -129,7 +129,8 @@ def _cropped(image: Tensor, strength: float, generator: torch.Generator) -> Tens
 
 def _toned(image: Tensor, strength: float, generator: torch.Generator) -> Tensor:
     contrast, brightness = (torch.rand(2, generator=generator) - 0.5).tolist()
-    return image * (1 + strength * contrast) + 0.5 * strength * brightness
+    toned: Tensor = image * (1 + strength * contrast) + 0.5 * strength * brightness
+    return toned
 
 
 _ATTACKS: tuple[Callable[[Tensor, float, torch.Generator], Tensor], ...] = (
