@@ -13,7 +13,7 @@ from auditor.contracts import Progress
 from auditor.errors import UsageError
 from watermark.detection import Detection, Method
 from watermark.engine.graphic import SQUARES, TILE, coarse, squares
-from watermark.engine.hidden import tested_signs
+from watermark.engine.hidden import judged_signs
 from watermark.keys import MasterKey
 from watermark.picture_scheme import FACTOR, PictureScheme
 from watermark.scheme import Capacity, FloatArray, Shape, checked_payload
@@ -77,7 +77,7 @@ class WeightScheme(PictureScheme):
         self, reading: FloatArray, held: Capacity, key: MasterKey, payload: bytes | None, seed: int
     ) -> Detection:
         agreeing = self._signs(key) * coarse(reading)
-        tested = tested_signs(agreeing, seed)
+        tested = judged_signs(agreeing, seed)
         return Detection(
             scheme=self.id,
             p_value=max(tested.p_value, held.floor),

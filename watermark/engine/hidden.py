@@ -16,7 +16,7 @@ from watermark.detection import Method
 from watermark.engine import qr
 from watermark.engine.sums import Agreement, agreement
 
-__all__ = ["Tested", "fixed_modules", "modules_at", "tested_code", "tested_signs"]
+__all__ = ["Tested", "fixed_modules", "judged_code", "judged_signs", "modules_at"]
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -45,7 +45,7 @@ class Tested:
     word: bytes = b""
 
 
-def tested_signs(agreeing: FloatArray, seed: int) -> Tested:
+def judged_signs(agreeing: FloatArray, seed: int) -> Tested:
     """Tests signs that the key alone gives.
 
     Args:
@@ -57,7 +57,7 @@ def tested_signs(agreeing: FloatArray, seed: int) -> Tested:
     return Tested(p, method, found.deviations, found.bound)
 
 
-def tested_code(agreeing: FloatArray, payload: bytes | None, seed: int) -> Tested:
+def judged_code(agreeing: FloatArray, payload: bytes | None, seed: int) -> Tested:
     """Tests for a QR code of seven bytes under a mask.
 
     With the payload every module is known. Without it those are that look alike in all codes, finders and timing; a
@@ -70,7 +70,7 @@ def tested_code(agreeing: FloatArray, payload: bytes | None, seed: int) -> Teste
     """
     fixed, soft = _fixed_signs(agreeing), modules_at(agreeing)
     if payload is not None:
-        found = tested_signs(np.concatenate([fixed, _signs(payload) * soft]), seed)
+        found = judged_signs(np.concatenate([fixed, _signs(payload) * soft]), seed)
         return Tested(found.p_value, found.method, found.deviations, found.bound, payload)
     word = qr.read_soft(soft)
     known = agreement(fixed)

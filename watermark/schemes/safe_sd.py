@@ -13,7 +13,7 @@ from auditor.errors import UsageError
 from auditor.registry import WATERMARKS, register
 from watermark.detection import Detection, Method
 from watermark.engine import qr
-from watermark.engine.hidden import Tested, modules_at, tested_code, tested_signs
+from watermark.engine.hidden import Tested, judged_code, judged_signs, modules_at
 from watermark.keys import KEY_BYTES, MasterKey
 from watermark.picture_scheme import PictureScheme, checked_reading, whole_tiles
 from watermark.scheme import Capacity, FloatArray, Shape, checked_payload
@@ -83,7 +83,7 @@ class SafeSd(PictureScheme):
         values = checked_reading(reading) * _mask(key)
         signs = [np.where(drawing, 1.0, -1.0) for drawing in drawings]
         best = int(np.argmax([float((each * values).sum()) for each in signs]))
-        tested = tested_signs((signs[best] * values).ravel(), seed)
+        tested = judged_signs((signs[best] * values).ravel(), seed)
         found = self._detection(tested, self.capacity((4, 16, 16)), {"drawing": best, "shown": _rows(values > 0)})
         return found.corrected(len(drawings))
 
@@ -91,7 +91,7 @@ class SafeSd(PictureScheme):
         self, reading: FloatArray, held: Capacity, key: MasterKey, payload: bytes | None, seed: int
     ) -> Detection:
         shown = reading * _mask(key)
-        tested = tested_code(shown, payload, seed)
+        tested = judged_code(shown, payload, seed)
         seen = modules_at(shown) > 0
         wrong = int((seen != qr.modules_of(tested.word)).sum())
         told = {"shown": _rows(shown > 0), "qr": _rows(qr.draw(seen)), "modules_wrong": wrong}
