@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from auditor.pipeline.view import View
 
-__all__ = ["LADDER", "Encoding", "Reached", "Rung", "climb", "invert"]
+__all__ = ["LADDER", "Encoding", "Reached", "Rung", "climb", "invert", "ladder_of", "noise_at"]
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,14 @@ class Rung:
 
 
 LADDER = (Rung(0, 0, 8), Rung(1, 0, 8), Rung(5, 8, 4), Rung(20, 16, 2))
-"""Shares add up to 1."""
+_SHALLOW = (Rung(1, 0, 4), Rung(3, 2, 4), Rung(5, 8, 2))
+_CLEAN = (Rung(0, 0, 2), Rung(0, 16, 2))
+"""Shares of each add up to 1."""
+
+
+def ladder_of(share: float) -> tuple[Rung, ...]:
+    """The ladder for marks that stand at a share of the schedule (:attr:`watermark.scheme.LatentScheme.share`)."""
+    return LADDER if share == 1 else _SHALLOW if share > 0 else _CLEAN
 
 
 @dataclass(frozen=True)
@@ -108,7 +115,7 @@ class Encoding:
 
 
 def invert(
-    view: View, images: Tensor, steps: int = 20, rounds: int = 0, batch: int = 32
+    view: View, images: Tensor, steps: int = 20, rounds: int = 0, batch: int = 32, share: float = 1.0
 ) -> NDArray[np.float32]:
     """Inverts pictures with the empty prompt and without guidance.
 
@@ -118,6 +125,7 @@ def invert(
         steps: of the model's default sampler; 0 encodes only.
         rounds: of decoder inversion.
         batch: pictures at a time.
+        share: of the schedule up to which they are inverted; below 1 what comes back is the noise that stands there.
 
     Returns:
         float32 (B, C, h, w).
@@ -125,12 +133,19 @@ def invert(
     parts = []
     for start in range(0, len(images), batch):
         part = images[start : start + batch]
-        parts.append(_noise(view, Encoding(view, part).refined(rounds), steps))
+        parts.append(_noise(view, Encoding(view, part).refined(rounds), steps, share))
     return np.concatenate(parts)
 
 
 def climb(
-    view: View, images: Tensor, test: Test, alpha: float, ladder: Sequence[Rung] = LADDER, batch: int = 32
+    view: View,
+    images: Tensor,
+    test: Test,
+    alpha: float,
+    ladder: Sequence[Rung] = (),
+    batch: int = 32,
+    first: Test | None = None,
+    share: float = 1.0,
 ) -> list[Reached]:
     """Tests pictures on the ladder, each until its mark is found.
 
@@ -139,26 +154,38 @@ def climb(
         images: (B, 3, H, W) in [-1, 1].
         test: what one picture's latents (C, h, w) say.
         alpha: level at which a picture leaves the ladder. The p-values hold at every level.
-        ladder: rungs whose shares add up to 1 at most.
+        ladder: rungs whose shares add up to 1 at most; :func:`ladder_of` ``share`` if empty.
         batch: pictures at a time.
+        first: what latents that were encoded only are asked in place of ``test``, on rungs without steps.
+        share: of the schedule at which the mark stands.
 
     Returns:
         For each picture the smallest p-value of the rungs it visited, divided by the rung's share.
     """
     found: list[Reached] = []
+    rungs = ladder or ladder_of(share)
     for start in range(0, len(images), batch):
-        found += _climb(view, images[start : start + batch], test, alpha, ladder)
+        found += _climb(view, images[start : start + batch], test, alpha, rungs, first or test, share)
     return found
 
 
-def _climb(view: View, images: Tensor, test: Test, alpha: float, ladder: Sequence[Rung]) -> list[Reached]:
+def _climb(
+    view: View,
+    images: Tensor,
+    test: Test,
+    alpha: float,
+    ladder: Sequence[Rung],
+    first: Test,
+    share: float,
+) -> list[Reached]:
     best: dict[int, Reached] = {}
     left = list(range(len(images)))
     encoding = Encoding(view, images)
     for rung in ladder:
-        noise = _noise(view, encoding.refined(rung.rounds), rung.steps)
+        noise = _noise(view, encoding.refined(rung.rounds), rung.steps, share)
         for row, latents in zip(left, noise, strict=True):
-            detection = test(latents).corrected(rung.looks).noting(steps=rung.steps, rounds=rung.rounds)
+            asked = test if rung.steps else first
+            detection = asked(latents).corrected(rung.looks).noting(steps=rung.steps, rounds=rung.rounds)
             if row not in best or detection.p_value < best[row].detection.p_value:
                 best[row] = Reached(detection, latents, rung)
         staying = [i for i, row in enumerate(left) if best[row].detection.p_value > alpha]
@@ -169,7 +196,36 @@ def _climb(view: View, images: Tensor, test: Test, alpha: float, ladder: Sequenc
     return [best[row] for row in range(len(images))]
 
 
-def _noise(view: View, clean: Tensor, steps: int) -> NDArray[np.float32]:
-    noise = clean if steps == 0 else view.invert_latents(clean, [""] * len(clean), steps=steps)
+def _noise(view: View, clean: Tensor, steps: int, share: float) -> NDArray[np.float32]:
+    if steps and share == 1:
+        noise = view.invert_latents(clean, [""] * len(clean), steps=steps)
+    else:
+        noise = noise_at(view, clean, share, steps) if steps else clean
     found: NDArray[np.float32] = noise.float().cpu().numpy()
     return found
+
+
+def noise_at(view: View, clean: Tensor, share: float, steps: int) -> Tensor:
+    """The noise (B, C, h, w) that stands beside clean latents at a share of the schedule, by so many steps back.
+
+    Each step keeps what the model predicts, with the coefficients of the next position: DDIM walked backwards, or
+    Euler's method for flow matching.
+
+    Args:
+        view: the model, asked with the empty prompt.
+        clean: latents (B, C, h, w).
+        share: in (0, 1).
+        steps: evaluations of the denoiser a picture.
+    """
+    schedule, condition = view.schedule, view.encode_prompt([""] * len(clean))
+    if view.components.kind.guidance_distilled:
+        condition = condition.told(1.0)
+    top = share * (len(schedule) - 1)
+    latents = clean.float()
+    for i in range(steps):
+        here, there = (torch.full((len(clean),), top * k / steps, device=clean.device) for k in (i, i + 1))
+        # The noise of clean latents is asked for one step up, where there is some.
+        said = view.denoiser.predict(latents, here if i else there, condition)
+        known = said.x0 if i else clean.float()
+        latents = schedule.alpha(there) * known + schedule.sigma(there) * said.epsilon
+    return (latents - schedule.alpha(there) * clean.float()) / schedule.sigma(there)

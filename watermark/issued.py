@@ -7,6 +7,7 @@ of one look a nonce; and a picture whose nonce was never issued, or twice, is a 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from auditor.errors import UsageError
 from auditor.text import inert
 from watermark.keys import NONCE_BYTES, MasterKey
 
-__all__ = ["Issued", "append_issued", "read_nonces"]
+__all__ = ["Issued", "append_issued", "nonces_of", "read_issued", "read_nonces"]
 
 _LARGEST_LINE = 1 << 14
 
@@ -32,6 +33,7 @@ class Issued:
         payload: hexadecimal.
         shape: (C, h, w) of its latents.
         file: name of the picture.
+        look: perceptual hash of the picture, hexadecimal; empty where none was taken.
     """
 
     nonce: str
@@ -40,6 +42,7 @@ class Issued:
     payload: str
     shape: tuple[int, int, int]
     file: str
+    look: str = ""
 
 
 def append_issued(path: Path, issued: Issued) -> None:
@@ -49,23 +52,35 @@ def append_issued(path: Path, issued: Issued) -> None:
 
 
 def read_nonces(path: Path, key: MasterKey) -> tuple[bytes, ...]:
-    """Nonces of a log, each once, in order. Lines of other keys are left out; a bare nonce in hexadecimal will do.
+    """Nonces of a log, each once, in order; raises as :func:`read_issued`."""
+    return nonces_of(read_issued(path, key))
+
+
+def nonces_of(issued: Sequence[Issued]) -> tuple[bytes, ...]:
+    """The nonces, each once, in order."""
+    return tuple(dict.fromkeys(bytes.fromhex(entry.nonce) for entry in issued))
+
+
+def read_issued(path: Path, key: MasterKey) -> tuple[Issued, ...]:
+    """Entries of a log in order, without those of other keys.
+
+    A line that is a bare nonce in hexadecimal will do; it says nothing but that.
 
     Raises:
         UsageError: it cannot be read, a line is malformed (it is named), or no nonce is of this key.
     """
     shown = inert(str(path), 300)
-    found: dict[bytes, None] = {}
+    found: list[Issued] = []
     others = 0
     try:
         with path.open("r", encoding="utf-8", errors="strict") as log:
             for number, line in enumerate(log, 1):
                 if not line.strip():
                     continue
-                nonce, owner = _parsed(line, f"{shown}, line {number}")
-                others += owner not in ("", key.id)
-                if owner in ("", key.id):
-                    found[nonce] = None
+                entry = _parsed(line, f"{shown}, line {number}")
+                others += entry.key not in ("", key.id)
+                if entry.key in ("", key.id):
+                    found.append(entry)
     except OSError as problem:
         reason = (problem.strerror or type(problem).__name__).lower()
         raise UsageError(f"the log '{shown}' cannot be read: {reason}") from problem
@@ -77,18 +92,27 @@ def read_nonces(path: Path, key: MasterKey) -> tuple[bytes, ...]:
     return tuple(found)
 
 
-def _parsed(line: str, where: str) -> tuple[bytes, str]:
+def _parsed(line: str, where: str) -> Issued:
     if len(line) > _LARGEST_LINE:
         raise UsageError(f"{where} is too long for a log of issued nonces")
     text: Any = line.strip()
-    owner = ""
     try:
-        if text.startswith("{"):
-            entry = json.loads(text)
-            text, owner = entry["nonce"], entry.get("key", "")
-        nonce = bytes.fromhex(text)
+        said: dict[str, Any] = json.loads(text) if text.startswith("{") else {"nonce": text}
+        entry = _checked(said)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise UsageError(f"{where} holds no nonce") from None
-    if len(nonce) != NONCE_BYTES or not isinstance(owner, str):
+    if len(entry.nonce) != 2 * NONCE_BYTES:
         raise UsageError(f"{where} holds no nonce of {NONCE_BYTES} bytes")
-    return nonce, owner
+    return entry
+
+
+def _checked(said: dict[str, Any]) -> Issued:
+    """An entry whose fields are what they are declared to be, those that are missing empty."""
+    words = {name: said.get(name, "") for name in ("key", "scheme", "payload", "file", "look")}
+    shape = tuple(said.get("shape", (0, 0, 0)))
+    if not all(isinstance(word, str) for word in words.values()) or len(shape) != 3:
+        raise ValueError("a field is of another kind")
+    if not all(type(side) is int for side in shape):
+        raise ValueError("a shape is three whole numbers")
+    bytes.fromhex(words["payload"]), int(words["look"] or "0", 16)
+    return Issued(nonce=bytes.fromhex(said["nonce"]).hex(), shape=shape, **words)

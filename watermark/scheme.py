@@ -1,4 +1,4 @@
-"""What a watermarking scheme for starting latents is: noise from a key, and a test for that key."""
+"""What a watermarking scheme for latents is: a mark from a key, and a test for that key."""
 
 from __future__ import annotations
 
@@ -77,6 +77,10 @@ class LatentScheme(ABC):
         goal: one line.
         refs: papers.
         limits: what it cannot do, one sentence.
+        isotropic: whether the noise of one nonce and payload is exactly standard normal over keys, so that its
+            direction is uniform whatever the picture.
+        share: of the training schedule up to which pictures are inverted before they are read: 1 for starting noise, 0
+            for the encoded picture itself.
     """
 
     id: str
@@ -84,6 +88,8 @@ class LatentScheme(ABC):
     refs: tuple[str, ...]
     limits: str = ""
     embed_point: str = "latents"
+    isotropic: bool = False
+    share: float = 1.0
 
     @abstractmethod
     def capacity(self, shape: Shape) -> Capacity:

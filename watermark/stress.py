@@ -90,7 +90,7 @@ def draw_marked(
     Raises:
         UsageError: no prompts, or the scheme cannot run at this size.
     """
-    import torch
+    from watermark.drawing import draw
 
     if not prompts:
         raise UsageError("a stress test needs one picture at least")
@@ -99,9 +99,7 @@ def draw_marked(
     key = MasterKey(hashlib.sha256(f"stress|{seed}".encode()).digest())
     payload = rng.bytes(scheme.capacity(shape).payload_bits // 8)
     nonces = tuple(rng.bytes(NONCE_BYTES) for _ in prompts)
-    noise = torch.from_numpy(np.stack([scheme.embed(key, nonce, shape, payload) for nonce in nonces]))
-    seeds = list(range(len(prompts)))
-    images = view.sample(prompts, seeds, steps=steps, guidance=guidance, noise=noise)
+    images = draw(view, scheme, key, nonces, prompts, shape, payload=payload, steps=steps, guidance=guidance)
     return Marked(images, key, nonces, payload, shape)
 
 
@@ -157,7 +155,7 @@ def _row(
 
     trimmed = _whole_latents(view, images)
     test = _test(scheme, marked, register)
-    found = [reached.detection for reached in climb(view, trimmed, test, alpha)]
+    found = [reached.detection for reached in climb(view, trimmed, test, alpha, share=scheme.share)]
     decisions = [detection.decide(alpha) for detection in found]
     if all(decision is Decision.INCONCLUSIVE for decision in decisions):
         raise UsageError(f"a level of {alpha:g} is out of reach of {scheme.id} at this size")

@@ -89,7 +89,7 @@ def opened_view(
 
 
 def named_scheme(name: str) -> LatentScheme:
-    """A registered scheme that embeds in starting latents.
+    """A registered scheme that embeds in starting latents, or while a picture is drawn.
 
     Raises:
         UsageError: there is none of that name, or it embeds elsewhere.
@@ -97,7 +97,7 @@ def named_scheme(name: str) -> LatentScheme:
     from auditor.registry import WATERMARKS
 
     found: Any = WATERMARKS.get(name)
-    if found.embed_point != "latents":
+    if found.embed_point not in ("latents", "step"):
         raise UsageError(f"{name} embeds in {found.embed_point}, which this command does not do")
     return cast("LatentScheme", found)
 

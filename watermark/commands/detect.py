@@ -19,10 +19,11 @@ from watermark.commands.common import (
     open_key,
     opened_view,
 )
-from watermark.commands.reading import Picture, exit_code, read_marks, said
+from watermark.commands.reading import Picture, exit_code, read_marks, said, witnessed
 from watermark.detection import Decision
 
 if TYPE_CHECKING:
+    from watermark.issued import Issued
     from watermark.keys import MasterKey
 
 __all__ = ["detect", "document", "read_log", "tell"]
@@ -39,6 +40,15 @@ __all__ = ["detect", "document", "read_log", "tell"]
     metavar="FILE",
     help="Log of issued nonces (issued.jsonl): finds weaker marks than blind reading does.",
 )
+@click.option(
+    "--issued",
+    "log_path",
+    type=PATH,
+    default=None,
+    metavar="FILE",
+    help="Log of issued nonces: says whether a mark was issued, and for this picture.",
+)
+@click.option("--bind", is_flag=True, help="Says whether a nonce is bound to what the picture shows (embed --bind).")
 @click.option("--payload", default=None, metavar="HEX", help="Test for this payload, where it is known.")
 @click.option(
     "--alpha", type=float, default=1e-6, show_default=True, callback=level, help="Rate of false alarms."
@@ -56,6 +66,8 @@ def detect(
     device: str,
     adapters: tuple[Path, ...],
     nonces: Path | None,
+    log_path: Path | None,
+    bind: bool,
     payload: str | None,
     alpha: float,
     format_: str,
@@ -65,10 +77,14 @@ def detect(
     An unmarked picture, or one marked with another key, is called marked with a chance of at most --alpha, whatever the
     picture is. The model need not have drawn it: without the adapter, its base does.
 
+    A mark can be genuine and be in a picture that it was never made for, drawn from noise that was taken from another.
+    --issued and --bind tell: such a picture counts as not marked.
+
     \b
     Examples:
       auditor watermark detect picture.png --key mark.key
       auditor watermark detect *.png --key mark.key --nonces issued.jsonl --json
+      auditor watermark detect picture.png --key mark.key --issued issued.jsonl --bind
 
     \b
     Exit codes of several pictures: the first of 64, 2, 1, 3, 0 that applies to one
@@ -77,8 +93,11 @@ def detect(
     chosen, key = named_scheme(scheme), open_key(key_path)
     given = None if payload is None else from_hex(payload, "the payload")
     log = read_log(nonces, key)
+    witnesses = read_log(log_path, key) if log_path is not None else None
     with opened_view(model, revision, allow_download, device, adapters) as view:
         pictures = read_marks(images, view, chosen, key, alpha, log, given)
+        if witnesses is not None or bind:
+            pictures = [witnessed(each, chosen, key, alpha, witnesses, bind) for each in pictures]
     if format_ == "json":
         about = {"scheme": chosen.id, "key": key.id, "alpha": alpha}
         click.echo(json.dumps({**about, "pictures": [document(each, alpha) for each in pictures]}, indent=2))
@@ -89,11 +108,11 @@ def detect(
     ctx.exit(exit_code(pictures, alpha))
 
 
-def read_log(path: Path | None, key: MasterKey) -> tuple[bytes, ...]:
-    """Nonces of a log, or none without one."""
-    from watermark.issued import read_nonces
+def read_log(path: Path | None, key: MasterKey) -> tuple[Issued, ...]:
+    """Entries of a log, or none without one."""
+    from watermark.issued import read_issued
 
-    return () if path is None else read_nonces(path, key)
+    return () if path is None else read_issued(path, key)
 
 
 def document(picture: Picture, alpha: float) -> dict[str, Any]:
@@ -102,7 +121,10 @@ def document(picture: Picture, alpha: float) -> dict[str, Any]:
     if picture.reached is None:
         return {**told, "decision": "error", "error": str(picture.error)}
     found = picture.reached.detection
-    return {**told, "decision": str(found.decide(alpha)), **found.document()}
+    told |= {"decision": str(found.decide(alpha)), **found.document()}
+    if picture.witness is not None:
+        told["witness"] = {**picture.witness.document(), "against": picture.witness.against}
+    return told
 
 
 def tell(pictures: list[Picture], alpha: float, quiet: bool) -> None:

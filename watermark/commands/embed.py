@@ -31,6 +31,15 @@ ISSUED = "issued.jsonl"
 )
 @click.option("--steps", type=click.IntRange(1, 1000), default=25, show_default=True, help="Sampler steps.")
 @click.option("--guidance", type=float, default=3.0, show_default=True, help="Guidance weight.")
+@click.option("--bind", is_flag=True, help="Bind each nonce to what its prompt is about.")
+@click.option(
+    "--issued",
+    "log",
+    type=PATH,
+    default=None,
+    metavar="FILE",
+    help="Log to add the nonces to. [default: issued.jsonl beside the pictures]",
+)
 @click.option("-o", "--out", type=PATH, required=True, metavar="DIR", help="A new folder for the pictures.")
 @json_option
 def embed(
@@ -48,17 +57,22 @@ def embed(
     size: int | None,
     steps: int,
     guidance: float,
+    bind: bool,
+    log: Path | None,
     out: Path,
     format_: str,
 ) -> None:
-    """Draw pictures whose starting noise carries the mark; each has a fresh nonce, which issued.jsonl logs.
+    """Draw pictures that carry the mark; each has a fresh nonce, which issued.jsonl logs.
 
-    The noise is standard normal as any other: nothing is changed in the model or in a finished picture.
+    Most schemes mark the starting noise, which is standard normal as any other; grow and shallow mark the picture while
+    it is drawn. Nothing is changed in the model or in a finished picture. With --bind a part of each nonce is a tag of
+    what the prompt is about, so that detect --bind tells a picture of something else that was drawn from stolen noise.
 
     \b
     Examples:
       auditor watermark embed --key mark.key --prompt "a picture of a red ball" -o marked
       auditor watermark embed --key mark.key --prompt "a cat" --count 8 --user alice --size 128 -o alice
+      auditor watermark embed --key mark.key --prompt "a cat" --bind --issued all.jsonl -o cats
 
     \b
     Exit codes: 0 drawn, 2 it failed, 64 usage
@@ -72,9 +86,12 @@ def embed(
     if user is not None and payload:
         raise UsageError("--user and --payload both name a payload; give one of them")
     with opened_view(model, revision, allow_download, device, adapters) as view:
-        import torch
-
         from auditor.engine.files import output_errors
+        from watermark.drawing import draw
+        from watermark.forgery.anchors import prompt_anchor
+        from watermark.forgery.binding import bound_nonce, fresh_bytes
+        from watermark.forgery.replay import perceptual_hash
+        from watermark.forgery.witness import bound_length
         from watermark.issued import Issued, append_issued
         from watermark.keys import new_nonce
         from watermark.pictures import write_picture
@@ -83,6 +100,11 @@ def embed(
         held = chosen.capacity(shape)
         word = given if user is None else user_payload(key, user, held.payload_bits)
         chosen.embed(key, bytes(12), shape, word)  # says now what is wrong with the payload
+        if bind and hasattr(chosen, "fixed_share"):
+            raise UsageError(f"{chosen.id} has one mark for every picture, so that none can be bound; try tail_sign")
+        length = bound_length(held)
+        if bind:
+            fresh_bytes(length)  # says now where a header is too short
         new_folder(out)
         if held.note:
             click.echo(held.note, err=True)
@@ -91,11 +113,16 @@ def embed(
         with TaskProgress("embed") as progress:
             for i, prompt in enumerate(texts):
                 nonce, path = new_nonce(), out / f"{i:04d}.png"
-                noise = torch.from_numpy(chosen.embed(key, nonce, shape, word))[None]
-                image = view.sample([prompt], [0], steps=steps, guidance=guidance, noise=noise)[0]
-                issued = Issued(nonce.hex(), key.id, chosen.id, word.hex(), shape, path.name)
+                if bind:
+                    nonce = bound_nonce(key, prompt_anchor(prompt), nonce[: fresh_bytes(length)], length)
+                drawn = draw(
+                    view, chosen, key, [nonce], [prompt], shape, payload=word, steps=steps, guidance=guidance
+                )
+                image = drawn[0]
+                look = f"{perceptual_hash(image):016x}"
+                issued = Issued(nonce.hex(), key.id, chosen.id, word.hex(), shape, path.name, look)
                 # Logged first: a picture must not be out without its nonce.
-                append_issued(out / ISSUED, issued)
+                append_issued(log or out / ISSUED, issued)
                 with output_errors(path):
                     write_picture(path, image)
                 told.append({"path": inert(str(path), 1000), "nonce": issued.nonce})

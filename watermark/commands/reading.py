@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from auditor.errors import AuditorError, combine_exit_codes
+from auditor.errors import AuditorError, UsageError, combine_exit_codes
 from auditor.text import inert
 from watermark.detection import Decision, Detection
 
 if TYPE_CHECKING:
     from auditor.pipeline.view import View
+    from watermark.forgery.witness import Witness
     from watermark.inversion import Reached
+    from watermark.issued import Issued
     from watermark.keys import MasterKey
     from watermark.scheme import LatentScheme
 
-__all__ = ["EXITS", "Picture", "exit_code", "read_marks", "said"]
+__all__ = ["EXITS", "Picture", "exit_code", "read_marks", "said", "witnessed"]
 
 EXITS = {Decision.MARKED: 0, Decision.NOT_MARKED: 1, Decision.INCONCLUSIVE: 3}
 
@@ -31,11 +33,19 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class Picture:
-    """One file and what came of it: either a place on the ladder, or the error that kept it from one."""
+    """One file and what came of it: either a place on the ladder, or the error that kept it from one.
+
+    Attributes:
+        path: of the file.
+        reached: where it got to on the ladder.
+        error: what kept it from there.
+        witness: what speaks for or against a mark that was found, where that was asked.
+    """
 
     path: Path
     reached: Reached | None = None
     error: AuditorError | None = None
+    witness: Witness | None = None
 
 
 def read_marks(
@@ -44,10 +54,21 @@ def read_marks(
     scheme: LatentScheme,
     key: MasterKey,
     alpha: float,
-    nonces: tuple[bytes, ...],
+    issued: Sequence[Issued],
     payload: bytes | None,
+    read_payload: bool = False,
 ) -> list[Picture]:
     """Tests picture files, those of one size together; a file that cannot be read keeps no other from being read.
+
+    Args:
+        paths: of the pictures.
+        view: the model that inverts.
+        scheme: that marked them.
+        key: the master key.
+        alpha: level at which a picture is settled.
+        issued: entries of a log, or none.
+        payload: where it is known.
+        read_payload: whether payloads are to be read from the picture and never taken from the log.
 
     Raises:
         UsageError: the scheme cannot run at the size of a picture, or a nonce or payload does not fit.
@@ -55,7 +76,9 @@ def read_marks(
     from torch import Tensor, stack
 
     from auditor.pipeline.families.family import vae_factor
+    from watermark.first_rung import print_test
     from watermark.inversion import climb
+    from watermark.issued import nonces_of
     from watermark.pictures import read_picture
 
     out: dict[int, Picture] = {}
@@ -69,14 +92,45 @@ def read_marks(
         else:
             by_size.setdefault(tuple(image.shape), []).append((i, image))
 
+    nonces = nonces_of(issued)
+
     def test(latents: object) -> Detection:
         return scheme.detect(latents, key, nonces=nonces, payload=payload)
 
+    first = test if read_payload else print_test(scheme, key, issued, test, payload)
+
     for group in by_size.values():
         images = stack([image for _, image in group])
-        reached = climb(view, images, test, alpha, batch=_BATCH)
+        reached = climb(view, images, test, alpha, batch=_BATCH, first=first, share=scheme.share)
         out |= {i: Picture(paths[i], found) for (i, _), found in zip(group, reached, strict=True)}
     return [out[i] for i in range(len(paths))]
+
+
+def witnessed(
+    picture: Picture,
+    scheme: LatentScheme,
+    key: MasterKey,
+    alpha: float,
+    issued: Sequence[Issued] | None,
+    bind: bool,
+) -> Picture:
+    """The picture with what log and binding say of its mark, if one was found.
+
+    Raises:
+        UsageError: the scheme's marks have no nonce, or too little of one to bind.
+    """
+    from watermark.forgery.witness import bound_length, witness
+    from watermark.pictures import read_picture
+
+    found = picture.reached
+    if found is None or found.detection.decide(alpha) is not Decision.MARKED:
+        return picture
+    nonce, (channels, height, width) = found.detection.nonce, found.latents.shape
+    if nonce is None:
+        raise UsageError(f"marks of {scheme.id} have no nonce that a log or a binding could speak of")
+    length = bound_length(scheme.capacity((channels, height, width)))
+    image = read_picture(picture.path, 1)
+    return replace(picture, witness=witness(key, nonce, image, length, issued, bind))
 
 
 def exit_code(pictures: Sequence[Picture], alpha: float) -> int:
@@ -88,6 +142,8 @@ def _code(picture: Picture, alpha: float) -> int:
     if picture.error is not None:
         return picture.error.exit_code
     assert picture.reached is not None
+    if picture.witness is not None and picture.witness.against:
+        return EXITS[Decision.NOT_MARKED]
     return EXITS[picture.reached.detection.decide(alpha)]
 
 
@@ -99,6 +155,8 @@ def said(picture: Picture, alpha: float) -> str:
     line = f"{_WORDS[decision]:<12}  {inert(str(picture.path), 300)}  p {_number(found)}"
     if decision is Decision.MARKED and found.payload:
         line += f", payload as read {found.payload.hex()}"
+    if picture.witness is not None and picture.witness.against:
+        line += f"; but {picture.witness.against}"
     if decision is Decision.INCONCLUSIVE:
         line += f": no picture of this size can come below {found.floor:.2g} with {found.looks:,} looks"
     return line

@@ -88,7 +88,7 @@ def trace(
     chosen, key, names = named_scheme(scheme), open_key(key_path), read_users(users)
     log = read_log(nonces, key)
     with opened_view(model, revision, allow_download, device, adapters) as view:
-        pictures = read_marks(images, view, chosen, key, alpha, log, None)
+        pictures = read_marks(images, view, chosen, key, alpha, log, None, read_payload=True)
     traces: list[Trace | None] = []
     for picture in pictures:
         found = picture.reached

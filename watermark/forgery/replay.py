@@ -27,6 +27,8 @@ class Standing(StrEnum):
     GENUINE = "genuine"
     NEVER_ISSUED = "never_issued"
     OTHER_PICTURE = "other_picture"
+    ISSUED = "issued"
+    """The nonce is in the log, which does not say how its picture looked."""
 
 
 def perceptual_hash(image: Tensor) -> int:

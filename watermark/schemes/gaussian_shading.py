@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from auditor.errors import UsageError
 from auditor.registry import WATERMARKS, register
-from watermark.detection import Detection, Method
-from watermark.engine.mixture import word_evidence
+from watermark.detection import Detection
+from watermark.engine.logged import LoggedSigns
 from watermark.engine.normals import signed_normals
-from watermark.engine.sums import Agreement, agreement
 from watermark.keys import MasterKey
 from watermark.scheme import (
     Capacity,
@@ -23,7 +21,6 @@ from watermark.scheme import (
     checked_nonce,
     checked_payload,
     sign_safe,
-    signs_of,
 )
 
 __all__ = ["GaussianShading"]
@@ -47,6 +44,7 @@ class GaussianShading(LatentScheme):
         "Has no blind header: the detector needs a log of issued nonces. Lost under rotation, flips and crops that are "
         "not undone first."
     )
+    isotropic = True
 
     def capacity(self, shape: Shape) -> Capacity:
         """See :meth:`LatentScheme.capacity`; 8 bits from 256 values on, then 16, 64 and, from 16,384 on, 256."""
@@ -60,12 +58,10 @@ class GaussianShading(LatentScheme):
         """See :meth:`LatentScheme.embed`."""
         held = self.capacity(shape)
         word = checked_payload(payload, held)
-        stream = key.stream("magnitudes", checked_nonce(nonce))
-        carried = np.repeat(signs_of(word), _copies(held))
-        signs, order = _secrets(key, nonce, held.n)
-        signs[: len(carried)] *= carried
+        stream, code = key.stream("magnitudes", checked_nonce(nonce)), _code(held)
+        order, signs = code.order(key, nonce), code.written(key, nonce, word)
         out = np.empty(held.n)
-        out[order] = signed_normals(signs, stream)
+        out[order] = signed_normals(signs[order], stream)
         return sign_safe(out.reshape(shape))
 
     def _detect(
@@ -77,72 +73,14 @@ class GaussianShading(LatentScheme):
             raise UsageError(
                 "gaussian_shading cannot be read blindly: name the issued nonces, or mark with tail_sign"
             )
-        tried, flat = dict.fromkeys(nonces), latents.ravel()
-        best = max(tried, key=lambda nonce: _strength(key, nonce, flat, held, payload))
-        return self._tested(key, best, flat, held, payload, seed).corrected(len(tried))
+        return _code(held).detect(key, nonces, latents.ravel(), payload, seed)
 
     def fingerprints(
         self, latents: FloatArray, key: MasterKey, nonce: bytes, payloads: Sequence[bytes]
     ) -> FloatArray:
         """See :meth:`LatentScheme.fingerprints`: one soft value a bit."""
-        carrying, _ = _agreeing(key, nonce, latents.ravel(), self.capacity(latents.shape))
-        return np.stack([signs_of(payload) * carrying.sum(axis=1) for payload in payloads])
-
-    def _tested(
-        self, key: MasterKey, nonce: bytes, flat: FloatArray, held: Capacity, given: bytes | None, seed: int
-    ) -> Detection:
-        carrying, known = _agreeing(key, nonce, flat, held)
-        tails: dict[Method, float] = {}
-        if given is None:
-            evidence = word_evidence(carrying, known)
-            word, statistic = np.packbits(evidence.soft > 0).tobytes(), evidence.log_e
-            p, method = evidence.settled(seed)
-        else:
-            sums = _known_word(carrying, known, given)
-            word, statistic = given, sums.deviations
-            p, method = sums.settled(seed)
-            tails = {Method.CERTIFIED: sums.bound, Method.SADDLE_POINT: sums.approximate}
-        return Detection(
-            scheme=self.id,
-            p_value=p,
-            method=method,
-            statistic=statistic,
-            n=held.n,
-            floor=held.floor,
-            nonce=nonce,
-            payload=word,
-            tails=tails,
-        )
+        return _code(self.capacity(latents.shape)).fingerprints(latents.ravel(), key, nonce, payloads)
 
 
-def _strength(key: MasterKey, nonce: bytes, flat: FloatArray, held: Capacity, given: bytes | None) -> float:
-    """What is larger for the likelier nonce."""
-    carrying, known = _agreeing(key, nonce, flat, held)
-    if given is None:
-        return word_evidence(carrying, known).log_e
-    return _known_word(carrying, known, given).deviations
-
-
-def _agreeing(
-    key: MasterKey, nonce: bytes, flat: FloatArray, held: Capacity
-) -> tuple[FloatArray, FloatArray]:
-    """Signs times values: (bits, copies), and those that are left over."""
-    signs, order = _secrets(key, nonce, held.n)
-    agreeing, copies = signs * flat[order], _copies(held)
-    split = held.payload_bits * copies
-    return agreeing[:split].reshape(-1, copies), agreeing[split:]
-
-
-def _known_word(carrying: FloatArray, known: FloatArray, word: bytes) -> Agreement:
-    return agreement(np.concatenate([(carrying * signs_of(word)[:, None]).ravel(), known]))
-
-
-def _copies(held: Capacity) -> int:
-    """Copies of each bit: as many as fit, an odd number, so that no vote is ever tied."""
-    most = held.n // held.payload_bits
-    return most - (most % 2 == 0)
-
-
-def _secrets(key: MasterKey, nonce: bytes, n: int) -> tuple[FloatArray, Any]:
-    """Signs (n,) and the order (n,) in which coordinates take them."""
-    return key.stream("signs", nonce).signs(n), key.stream("order", nonce).permutation(n)
+def _code(held: Capacity) -> LoggedSigns:
+    return LoggedSigns(GaussianShading.id, held.n, held.payload_bits, held.floor)

@@ -62,6 +62,7 @@ class PRC(LatentScheme):
         "A check of three signs fades with the third power of their correlation, so that inversions must keep most "
         "signs. Undetectability is heuristic at these sizes."
     )
+    isotropic = True
 
     def capacity(self, shape: Shape) -> Capacity:
         """See :meth:`LatentScheme.capacity`; 32 + 16 bits from 1,024 values on, 96 + 64 bits from 4,096 on."""

@@ -115,6 +115,7 @@ class TailSign(LatentScheme):
         "Lost under rotation, flips and crops that are not undone first. The blind header is pairwise independent over "
         "pictures of one key, but triples of its signs are not."
     )
+    isotropic = True
 
     def capacity(self, shape: Shape) -> Capacity:
         """See :meth:`LatentScheme.capacity`; 32 + 16 bits from 1,024 values on, 96 + 64 bits from 4,096 on."""

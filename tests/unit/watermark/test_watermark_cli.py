@@ -18,7 +18,7 @@ def marked(tmp_path_factory):
     key = root / "mark.key"
     assert run(["watermark", "keygen", "-o", str(key)]) == 0
     prompt = ["--prompt", "a picture of a red ball"]
-    given = ["--scheme", "gaussian_shading", "--user", "7", "--steps", "10", "--guidance", "1"]
+    given = ["--scheme", "gaussian_shading", "--user", "7", "--steps", "10", "--guidance", "1", "--bind"]
     assert run(["watermark", "embed", "--key", str(key), *prompt, *given, "-o", str(root / "out")]) == 0
     return root
 
@@ -180,3 +180,56 @@ def test_the_key_is_in_nothing_that_is_written(marked):
     secret = json.loads((marked / "mark.key").read_text())["key"]
     for path in (marked / "out").iterdir():
         assert secret.encode() not in Path(path).read_bytes()
+
+
+def test_the_log_finds_a_picture_by_its_noise_print_on_the_first_rung(marked, capsys):
+    capsys.readouterr()
+    picture = marked / "out" / "0000.png"
+    assert run(detect(marked, picture, more=["--alpha", "1e-2", "--json"])) == 0
+    [told] = json.loads(capsys.readouterr().out)["pictures"]
+    assert told["method"] == "exact"
+    assert told["details"]["noise_print"] is True
+    assert told["details"]["steps"] == 0
+
+
+def changed_log(marked, path, **changes):
+    entry = json.loads((marked / "out" / "issued.jsonl").read_text())
+    path.write_text(json.dumps(entry | changes) + "\n")
+    return str(path)
+
+
+def test_log_and_binding_speak_for_a_picture_and_against_a_copy(marked, tmp_path, capsys):
+    picture, log = marked / "out" / "0000.png", marked / "out" / "issued.jsonl"
+    capsys.readouterr()
+    asked = ["--alpha", "1e-2", "--bind", "--json", "--issued"]
+    assert run(detect(marked, picture, more=[*asked, str(log)])) == 0
+    [told] = json.loads(capsys.readouterr().out)["pictures"]
+    assert told["witness"]["standing"] == "genuine"
+    assert told["witness"]["binding"]["anchor"] is not None
+    assert told["witness"]["against"] == ""
+    look = json.loads(log.read_text())["look"]
+    other = changed_log(marked, tmp_path / "other", look=f"{int(look, 16) ^ (2**64 - 1):016x}")
+    assert run(detect(marked, picture, more=["--alpha", "1e-2", "--issued", other])) == 1
+    assert "issued for another picture" in capsys.readouterr().out
+    never = changed_log(marked, tmp_path / "never", nonce="00" * 12)
+    assert run(detect(marked, picture, more=["--alpha", "1e-2", "--issued", never])) == 1
+    assert "never issued" in capsys.readouterr().out
+    bare = changed_log(marked, tmp_path / "bare", look="")
+    assert run(detect(marked, picture, more=[*asked, bare])) == 0
+    assert json.loads(capsys.readouterr().out)["pictures"][0]["witness"]["standing"] == "issued"
+
+
+def test_a_mark_that_hangs_on_no_nonce_is_not_bound(marked, tmp_path, capsys):
+    given = ["--key", str(marked / "mark.key"), "--scheme", "tree_ring", "--prompt", "a", "--bind"]
+    assert run(["watermark", "embed", *given, "-o", str(tmp_path / "x")]) == 64
+    assert "one mark for every picture" in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_running_log_takes_the_nonces_of_many_runs(marked, tmp_path):
+    log, key = tmp_path / "all.jsonl", str(marked / "mark.key")
+    for name in ("a", "b"):
+        given = ["--prompt", "a cat", "--steps", "1", "--guidance", "1", "--issued", str(log)]
+        assert run(["watermark", "embed", "--key", key, *given, "-o", str(tmp_path / name)]) == 0
+        assert not (tmp_path / name / "issued.jsonl").exists()
+    assert len(log.read_text().splitlines()) == 2

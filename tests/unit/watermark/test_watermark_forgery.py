@@ -164,6 +164,31 @@ def test_a_nonce_is_bound_to_its_anchor_and_key_and_to_no_other(length):
         binding_of(KEY, nonce, [], length)
 
 
+def test_a_witness_says_what_speaks_against_a_mark():
+    from watermark.forgery.anchors import CAPTIONS, prompt_anchor
+    from watermark.forgery.witness import Witness, witness
+    from watermark.issued import Issued
+
+    assert CAPTIONS[prompt_anchor("a red car on a plain ground")] == "a picture of a car"
+    assert len(set(CAPTIONS)) == len(CAPTIONS)
+    image, nonce = pictures(1, side=64)[0], bytes(range(12))
+    looks = [f"{perceptual_hash(each):016x}" for each in (image, pictures(1, side=64, seed=5)[0])]
+    log = [Issued(nonce.hex(), KEY.id, "s", "", (4, 16, 16), "a.png", look) for look in looks]
+    for entries, expected in (
+        (log, Standing.GENUINE),
+        (log[::-1], Standing.GENUINE),
+        (log[1:], Standing.OTHER_PICTURE),
+        ([], Standing.NEVER_ISSUED),
+        ([Issued(nonce.hex(), "", "", "", (0, 0, 0), "")], Standing.ISSUED),
+    ):
+        # A header carries the beginning of a nonce only.
+        found = witness(KEY, nonce[:4], image, 4, entries, bind=False)
+        assert found.standing is expected
+        assert bool(found.against) == (expected in (Standing.OTHER_PICTURE, Standing.NEVER_ISSUED))
+    assert witness(KEY, nonce, image, 12, None, bind=True).against == "its nonce is not bound to what the picture shows"
+    assert Witness().document() == {}
+
+
 def test_a_tag_of_random_bits_fits_as_rarely_as_is_said():
     rng = np.random.default_rng(1)
     anchors = list(range(64))
