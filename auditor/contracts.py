@@ -264,14 +264,18 @@ class Watermark(Plugin, Protocol):
     def embed(self, key: Any, nonce: bytes, shape: tuple[int, int, int], payload: bytes = b"") -> Any:
         """What the embed point takes, made from the key, a fresh nonce and a payload alone.
 
-        For ``latents``: the noise to sample from, float32 (C, h, w).
+        For ``latents``: the noise to sample from, float32 (C, h, w). For a trained scheme: the picture of the mark,
+        float32 (3, H, W).
         """
         ...
 
     def detect(
-        self, latents: Any, key: Any, *, nonces: tuple[bytes, ...] = (), payload: bytes | None = None, seed: int = 0
+        self, latents: Any, /, key: Any, *, nonces: tuple[bytes, ...] = (), payload: bytes | None = None, seed: int = 0
     ) -> Any:
-        """A ``Detection`` from inverted latents (C, h, w), for issued nonces and a payload where they are known."""
+        """A ``Detection`` from inverted latents (C, h, w), for issued nonces and a payload where they are known.
+
+        A trained scheme judges what its network read from a picture in their place.
+        """
         ...
 
 

@@ -15,7 +15,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CAPACITY", "MODULES", "SIDE", "draw", "modules_of", "read_soft", "readable"]
+__all__ = ["CAPACITY", "MODULES", "SIDE", "draw", "modules_of", "places", "read_soft", "readable"]
 
 BoolArray = NDArray[np.bool_]
 FloatArray = NDArray[np.float64]
@@ -51,9 +51,13 @@ def modules_of(text: bytes) -> BoolArray:
 def draw(modules: BoolArray) -> BoolArray:
     """The whole code (21, 21), dark modules True, from the 208 that it depends on. A reader wants a light margin."""
     out = _fixed().copy()
-    rows, columns = _order()
-    out[rows, columns] = modules
+    out[places()] = modules
     return out
+
+
+def places() -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows and columns of the 208 modules in the whole code."""
+    return _order()
 
 
 def readable(modules: BoolArray, text: bytes) -> bool:

@@ -1,0 +1,1 @@
+"""Networks of the trained marks: architectures alone; :mod:`watermark.networks.shipped` opens their weights."""
