@@ -22,6 +22,7 @@ from auditor.personalize.blocks.examples import Examples, class_latents
 from auditor.personalize.blocks.masks import to_latent_grid
 from auditor.personalize.blocks.pair import pair_sample
 from auditor.personalize.blocks.ruled import null_condition
+from auditor.personalize.blocks.staged import StagedWord
 from auditor.personalize.blocks.stepwise import ended
 from auditor.personalize.blocks.words import Words, stage_of
 from auditor.personalize.cross_initialization import (
@@ -62,8 +63,11 @@ def not_here(measured):
 
 
 SUBJECTS = (("person", 11), ("object", 23), ("person", 37))
-SEEDS = (0, 1)
+SEEDS = (0, 1, 2)
 UNITS = [(kind, subject, seed) for kind, subject in SUBJECTS for seed in SEEDS]
+FEWER_UNITS = [unit for unit in UNITS if unit[-1] in SEEDS[:2]]
+"""Where the whole model is trained, which takes minutes."""
+
 
 
 def quiet(done, total, label=""):
@@ -101,7 +105,7 @@ def scenes_of(scenes):
     return torch.from_numpy(render_batch(scenes)).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def sampled(components, prompt, count=6, seed=900, steps=6, guidance=1.0):
+def sampled(components, prompt, count=6, seed=900, steps=8, guidance=3.0):
     """Pictures (N, 64, 64, 3) of a prompt, the same noise every time."""
     noise = seeded_noise((4, 16, 16), range(seed, seed + count))
     with torch.no_grad():
@@ -147,17 +151,23 @@ def error_of(examples, condition_of, rows=48, swap=None):
 
 @pytest.fixture(scope="module")
 def prior_units():
-    """Likeness to the subject by (weight of the prior, whose prompt), one value a unit."""
+    """Likeness to the subject by (weight of the prior, whose prompt), one value a unit.
+
+    The text encoder is trained too: its states hardly tell the rare word of this base from the class alone.
+    """
     found = {(weight, said): [] for weight in (0.0, 1.0) for said in ("class", "own")}
-    for kind, subject, seed in UNITS:
+    for kind, subject, seed in FEWER_UNITS:
         examples, word = pictures(kind, subject), noun(kind, subject)
-        prior = class_latents(base(), f"a picture of a {word}", 4, seed, examples.latents.shape[1:])
-        params = DreamBooth(prompt=examples.prompts[0], steps=40, batch=2, lr=2e-4, seed=seed)
+        prior = class_latents(base(), f"a picture of a {word}", 8, seed, examples.latents.shape[1:])
+        params = DreamBooth(
+            prompt=examples.prompts[0], steps=100, batch=2, lr=2e-4, train_text_encoder=True, seed=seed
+        )
         for weight in (0.0, 1.0):
             second = Beside(prior, f"a picture of a {word}", weight)
             tuned = with_modules(train_beside(base(), examples, second, params, quiet))
             found[weight, "class"].append(likeness(sampled(tuned, f"a picture of a {word}"), examples))
             found[weight, "own"].append(likeness(sampled(tuned, examples.prompts[0]), examples))
+    print("\n", {each: np.round(values, 3).tolist() for each, values in found.items()})
     return found
 
 
@@ -165,16 +175,19 @@ def test_prior_preservation_keeps_the_class_from_becoming_the_subject(prior_unit
     holds("likeness of class samples, without the prior", prior_units[0.0, "class"], prior_units[1.0, "class"])
 
 
-@not_here("0.42 with the prior, 0.59 without, at 40 steps, n = 6")
+@not_here(
+    "0.55 with the prior, 0.70 without; less 0.9 of the latter -0.082 [-0.197, 0.033], n = 6. The rare word moves the "
+    "prompt's states by a tenth of their length, so that the prior pulls at both prompts until the text encoder has "
+    "learned to tell them apart"
+)
 def test_prior_preservation_costs_little_likeness_under_the_own_prompt(prior_units):
-    kept, lost = np.mean(prior_units[1.0, "own"]), np.mean(prior_units[0.0, "own"])
-    print(f"\nown prompt: {kept:.4f} with the prior, {lost:.4f} without, n = {len(UNITS)}")
-    assert kept > 0.9 * lost
+    kept, lost = np.array(prior_units[1.0, "own"]), np.array(prior_units[0.0, "own"])
+    holds("likeness under the own prompt, with the prior against 0.9 of that without", kept, 0.9 * lost)
 
 
 def test_the_gap_between_seen_and_unseen_pictures_of_a_subject_grows_with_steps():
     gaps = {done: [] for done in (1, 15, 30)}
-    for kind, subject, seed in UNITS:
+    for kind, subject, seed in FEWER_UNITS:
         both = pictures(kind, subject, 8)
         seen, unseen = (
             Examples(both.images[part], both.latents[part], both.prompts[part]) for part in (slice(4), slice(4, 8))
