@@ -327,20 +327,20 @@ def test_vectors_by_stage_beat_one_vector_at_equal_steps(staged_units):
 
 @pytest.fixture(scope="module")
 def held_units():
-    """(pictures, learned with the attention loss, learned without it), one vector of each kind a stage."""
+    """(pictures, word, learned with the attention loss, learned without it, one plain vector for everything)."""
     out = []
     for kind, subject, seed in UNITS:
         examples, word = pictures(kind, subject), noun(kind, subject)
         how = {"init": word, "reference": word, "steps": 30, "batch": 2, "lr": 2e-2, "seed": seed}
-        held, free = (
-            train_sefi(base(), examples, SeFi(attention_weight=weight, **how), quiet).staged for weight in (0.003, 0.0)
+        arms = ({}, {"attention_weight": 0.0}, {"attention_weight": 0.0, "stages": 1, "tied": True})
+        out.append(
+            (examples, word, *(train_sefi(base(), examples, SeFi(**how, **arm), quiet).staged for arm in arms))
         )
-        out.append((examples, word, held, free))
     return out
 
 
 def attention_of(examples, word, staged, rows=12):
-    """Gap to the reference's maps, area of the word's map above half its maximum, and the loss; over common draws."""
+    """Gap to the reference's maps, loss, and areas of the word's map and of the reference's; over common draws."""
     drawn = draw(base(), examples.latents, rows, torch.Generator().manual_seed(2**41))
     stage = stage_of(drawn.t, 1000, staged.stages)
     prompts = [TEMPLATES[0].format("<subject>")] * rows
@@ -349,35 +349,50 @@ def attention_of(examples, word, staged, rows=12):
         plain = encode_prompts(base(), base().tokenizers, [TEMPLATES[0].format(word)] * rows)
         with recorded(base()) as maps, values_from(base(), values.states):
             loss = float(mean_square(denoising_error(base(), drawn, keys)).mean())
-        seen = dict(maps.maps)
-        side = maps.of_token(torch.full((rows,), 4), 16).flatten(1)
+        seen, area = dict(maps.maps), area_of(maps, rows)
         with recorded(base()) as reference:
             Denoiser(base()).predict(drawn.noisy, drawn.t, plain)
         gap = float(attention_gap(seen, dict(reference.maps)))
-    area = float((side / side.amax(1, keepdim=True) > 0.5).float().mean())
-    return gap, area, loss
+    return gap, loss, area, area_of(reference, rows)
+
+
+def area_of(maps, rows):
+    """Share of the word's map, brought to between 0 and 1, that lies above a half."""
+    side = maps.of_token(torch.full((rows,), 4), 16).flatten(1)
+    least, most = side.amin(1, keepdim=True), side.amax(1, keepdim=True)
+    return float((side > (least + most) / 2).float().mean())
 
 
 @pytest.fixture(scope="module")
 def attention_units(held_units):
-    """Gap, area and loss of every unit, with and without the attention loss: (3, units) each."""
-    with_it = [attention_of(examples, word, held) for examples, word, held, _ in held_units]
-    without = [attention_of(examples, word, free) for examples, word, _, free in held_units]
-    return np.array(with_it).T, np.array(without).T
+    """What :func:`attention_of` finds, (4, units) for each arm: with the attention loss, without it, plain."""
+    arms = [
+        [attention_of(examples, word, learned[i]) for examples, word, *learned in held_units] for i in range(3)
+    ]
+    for arm in arms:
+        print("\ngap, loss, area, the reference's area:", np.mean(arm, 0).round(4).tolist())
+    return [np.array(arm).T for arm in arms]
 
 
 def test_the_attention_loss_halves_the_distance_to_the_reference(attention_units):
-    with_it, without = attention_units
-    print(f"\ngaps {without[0].mean():.3f} without, {with_it[0].mean():.3f} with; losses {without[2].mean():.4f}, "
-          f"{with_it[2].mean():.4f}")  # fmt: skip
+    with_it, without, _ = attention_units
     holds("log of the gap, without the loss against twice that with it", *np.log([without[0], 2 * with_it[0]]))
-    assert with_it[2].mean() < 1.1 * without[2].mean()
+    holds("loss, 1.1 of that without the attention loss against with it", 1.1 * without[1], with_it[1])
 
 
-@not_here("area 0.97 with the loss, 0.88 without, n = 6")
 def test_the_attention_loss_shrinks_the_area_that_the_word_attends_to(attention_units):
-    with_it, without = attention_units
-    holds("area above half the maximum, 0.6 of that without the loss", 0.6 * without[1], with_it[1])
+    with_it, without, plain = attention_units
+    holds("area, without the loss against with it", without[2], with_it[2])
+    holds("area, a plain word against the loss", plain[2], with_it[2])
+
+
+@not_here(
+    "area 0.32 with the loss, 0.42 of a plain word; 0.6 of that less ours is -0.070 [-0.106, -0.033], n = 9. The word "
+    "is held to an ordinary one's map, whose own area is 0.28, two thirds of the plain word's"
+)
+def test_the_attention_loss_shrinks_the_area_to_three_fifths_of_a_plain_words(attention_units):
+    with_it, _, plain = attention_units
+    holds("area, 0.6 of that of a plain word against with the loss", 0.6 * plain[2], with_it[2])
 
 
 # SINE
