@@ -398,53 +398,72 @@ def test_the_attention_loss_shrinks_the_area_to_three_fifths_of_a_plain_words(at
 # SINE
 
 
-@pytest.fixture(scope="module")
-def one_picture():
-    """(source pictures, tuned model, noun) of three single pictures."""
-    out = []
-    for i, (kind, colour) in enumerate((("house", "red"), ("car", "blue"), ("tree", "green"))):
-        thing = Thing(kind, colour, 32.0, 32.0, 0.7)
-        scene = draw_object_scene(np.random.default_rng(i), things=(thing,), style="flat", ground="plain")
-        image = torch.nn.functional.interpolate(scenes_of([scene]), (128, 128), mode="bilinear")
-        params = Sine(prompt=f"a picture of sks {kind}", patches=False, steps=80, batch=2, lr=8e-4, seed=i)
-        out.append((scenes_of([scene]), with_modules(train_sine(base(), image, params, quiet)), kind, params))
-    return out
+SINGLE = (
+    ("house", "red"), ("car", "blue"), ("tree", "green"), ("cup", "purple"), ("fish", "yellow"), ("heart", "pink"),
+)  # fmt: skip
+EDITS = ("a watercolor painting of {}", "an outline drawing of {}", "pixel art of {}")
 
 
 @pytest.fixture(scope="module")
-def edits(one_picture):
-    """Gain in likeness to an edit for each model, and the structure of the source kept by mixture and base."""
+def edits():
+    """Gain in likeness to an edit of base, tuned and mixture, and the structure kept: means over three edits.
+
+    A unit is one single picture and the model tuned on it; gains are against the same model without an edit.
+    """
     found = {name: [] for name in ("base", "tuned", "mixed", "structure", "base structure")}
-    for source, tuned, kind, params in one_picture:
-        edit, noise = f"a watercolor painting of a {kind}", seeded_noise((4, 16, 16), range(500, 504))
+    noise = seeded_noise((4, 16, 16), range(500, 506))
+    for i, (kind, colour) in enumerate(SINGLE):
+        thing = Thing(kind, colour, 32.0, 32.0, 0.7)
+        source = scenes_of([draw_object_scene(np.random.default_rng(i), things=(thing,), style="flat", ground="plain")])
+        image = torch.nn.functional.interpolate(source, (128, 128), mode="bilinear")
+        params = Sine(prompt=f"a picture of sks {kind}", patches=False, steps=120, batch=2, lr=8e-4, seed=i)
+        tuned = with_modules(train_sine(base(), image, params, quiet))
 
         def drawn(model, prompt):
-            return sampled(model, prompt, 4, 500, 10, 3.0)
+            return sampled(model, prompt, 6, 500, 10)
 
         before = {"base": drawn(base(), f"a picture of a {kind}"), "tuned": drawn(tuned, params.prompt)}
-        after = {
-            "base": drawn(base(), edit),
-            "tuned": drawn(tuned, f"a watercolor painting of sks {kind}"),
-            "mixed": decoded(pair_sample(base(), tuned, edit, params.prompt, noise, 0.7, 400, False, 10, 3.0)),
-        }
         before["mixed"] = before["tuned"]
-        for name, images in after.items():
-            found[name].append(float((similarity(images, [edit]) - similarity(before[name], [edit])).mean()))
-        found["structure"].append(structure(after["mixed"], source))
-        found["base structure"].append(structure(after["base"], source))
-    print("\n", {name: np.round(values, 3).tolist() for name, values in found.items()})
+        here = {name: [] for name in found}
+        for edit in EDITS:
+            said = edit.format(f"a {kind}")
+            after = {
+                "base": drawn(base(), said),
+                "tuned": drawn(tuned, edit.format(f"sks {kind}")),
+                "mixed": decoded(pair_sample(base(), tuned, said, params.prompt, noise, 0.7, 400, False, 10, 3.0)),
+            }
+            for name, images in after.items():
+                here[name].append((similarity(images, [said]) - similarity(before[name], [said])).mean())
+            here["structure"].append(structure(after["mixed"], source))
+            here["base structure"].append(structure(after["base"], source))
+        for name, values in here.items():
+            found[name].append(float(np.mean(values)))
+    print("\n", {name: (round(np.mean(v), 3), np.round(v, 3).tolist()) for name, v in found.items()})
     return found
 
 
 def test_the_mixture_keeps_the_structure_of_the_picture(edits):
     holds("structure of the picture, mixture against base alone", edits["structure"], edits["base structure"])
-    assert np.mean(edits["structure"]) > 0.8
 
 
-@not_here("gains 0.10 tuned, 0.15 mixed, 0.26 base; mixed - tuned 0.055 [-0.44, 0.55], n = 3")
+@not_here(
+    "0.745, over 0.8 -0.055 [-0.122, 0.013], n = 6; an outline on white and blocks of pixels have other colours at any "
+    "place than the picture, and the claim does not say which edits it means"
+)
+def test_the_mixture_keeps_four_fifths_of_the_structure(edits):
+    holds("structure of the picture, mixture against 0.8", edits["structure"], [0.8] * len(SINGLE))
+
+
 def test_the_base_edits_what_the_tuned_model_alone_cannot(edits):
     holds("gain in likeness to the edit, mixed against tuned alone", edits["mixed"], edits["tuned"])
-    assert np.mean(edits["tuned"]) < 0.1 * np.mean(edits["base"])
+
+
+@not_here(
+    "gains 0.111 tuned, 0.328 base; a tenth of the latter less the former -0.079 [-0.153, -0.004], n = 6: after 120 "
+    "steps the tuned model still hears a third of an edit"
+)
+def test_the_tuned_model_alone_edits_less_than_a_tenth_of_what_the_base_does(edits):
+    holds("gain in likeness to the edit, 0.1 of base against tuned", 0.1 * np.array(edits["base"]), edits["tuned"])
 
 
 def structure(pixels, source):
