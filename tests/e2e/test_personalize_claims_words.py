@@ -477,7 +477,7 @@ def structure(pixels, source):
 # HiFi Tuner
 
 
-def masked_pictures(subject, count=4):
+def masked_pictures(subject, count=8):
     """Pictures of one object on grounds of all kinds, and exactly where it is (N, 1, 64, 64)."""
     rng = np.random.default_rng(subject)
     kind, colour = (("car", "red"), ("cup", "blue"), ("tree", "purple"))[subject % 3]
@@ -492,21 +492,27 @@ def masked_pictures(subject, count=4):
 
 @pytest.fixture(scope="module")
 def masked_units():
-    """(distance from the empty prompt, error in the subject's region) by arm, one a unit."""
-    out = {"held": [], "free": []}
+    """(distance from the empty prompt, error in the subject's region) by arm, one a unit.
+
+    Errors are those on four pictures that training did not see, of the same thing on other grounds.
+    """
+    out = {"held": [], "masked": [], "free": []}
     for subject in range(3):
         examples, masks = masked_pictures(subject)
-        region = to_latent_grid(masks, (16, 16))
+        seen = Examples(examples.images[:4], examples.latents[:4], examples.prompts[:4])
+        region = to_latent_grid(masks[4:], (16, 16))
         for seed in SEEDS:
-            how = {"prompt": examples.prompts[0], "steps": 40, "refine": 0, "batch": 2, "lr": 2e-2, "seed": seed}
-            for name, used, anchor in (("held", masks, HiFi.anchor), ("free", None, 0.0)):
-                learned = train_hifi(base(), examples, used, HiFi(anchor=anchor, **how), quiet).learned
-                drawn = draw(base(), examples.latents, 48, torch.Generator().manual_seed(2**40))
+            how = {"prompt": examples.prompts[0], "steps": 100, "refine": 0, "batch": 2, "lr": 2e-2, "seed": seed}
+            arms = {"held": (masks[:4], HiFi.anchor), "masked": (masks[:4], 0.0), "free": (None, 0.0)}
+            for name, (used, anchor) in arms.items():
+                learned = train_hifi(base(), seen, used, HiFi(anchor=anchor, **how), quiet).learned
+                drawn = draw(base(), examples.latents[4:], 96, torch.Generator().manual_seed(2**40))
                 with torch.no_grad():
-                    plain = encode_prompts(base(), base().tokenizers, [examples.prompts[0]] * 48)
+                    plain = encode_prompts(base(), base().tokenizers, [examples.prompts[0]] * 96)
                     error = denoising_error(base(), drawn, ended(plain, learned.vectors[0]))
                 inside = float(mean_square(error, region[drawn.rows]).mean())
                 out[name].append((float((learned.vectors[0] - learned.null).norm()), inside))
+    print("\n", {name: np.round(values, 4).tolist() for name, values in out.items()})
     return {name: np.array(values).T for name, values in out.items()}
 
 
@@ -514,7 +520,14 @@ def test_the_anchor_keeps_vectors_within_half_the_distance(masked_units):
     holds("distance, free against twice that of held", masked_units["free"][0], 2 * masked_units["held"][0])
 
 
-@not_here("difference -0.0029 [-0.0069, 0.0010], n = 6")
+def test_the_mask_lowers_the_error_in_the_region_of_the_subject(masked_units):
+    holds("error in the subject's region, free against masked", masked_units["free"][1], masked_units["masked"][1])
+
+
+@not_here(
+    "difference -0.0070 [-0.0099, -0.0041], n = 9: the mask gains 0.0009, the anchor at its default costs 0.0079; "
+    "it holds the vectors to a quarter of the distance, where half is claimed"
+)
 def test_mask_and_anchor_lower_the_error_in_the_region_of_the_subject(masked_units):
     holds("error in the subject's region, free against held", masked_units["free"][1], masked_units["held"][1])
 
