@@ -536,16 +536,16 @@ def test_mask_and_anchor_lower_the_error_in_the_region_of_the_subject(masked_uni
 
 
 def style_sets(style, seed):
+    """38 people and 30 grounds of a style: the first of each are learned from, the last 24 are what is wanted."""
     rng = np.random.default_rng((seed, 7))
-    people = [draw_person_scene(rng, style=style) for _ in range(16)]
-    grounds = [draw_object_scene(rng, style=style) for _ in range(16)]
+    people = [draw_person_scene(rng, style=style) for _ in range(38)]
+    grounds = [draw_object_scene(rng, style=style) for _ in range(30)]
     return people, grounds
 
 
-STYLE_UNITS = [(style, seed) for seed, style in enumerate(("watercolor", "pixel", "outline"))]
+STYLE_UNITS = [(style, seed) for style in ("watercolor", "pixel", "outline") for seed in SEEDS[:2]]
 
 
-@not_here("difference 0.126 [-0.238, 0.491], n = 3")
 def test_chosen_auxiliary_pictures_come_nearer_to_the_style_than_own_samples():
     chosen, own = [], []
     for style, seed in STYLE_UNITS:
@@ -553,17 +553,17 @@ def test_chosen_auxiliary_pictures_come_nearer_to_the_style_than_own_samples():
         examples = Examples.of(base(), scenes_of([*people[:6], *grounds[:6]]), ["a picture in sks style"] * 12)
         aux = Examples.of(base(), scenes_of(people[6:14]), ["a picture in style"] * 8)
         prior = class_latents(base(), "a picture in style", 8, seed, examples.latents.shape[1:])
-        wanted = image_features(render_batch([*people, *grounds]))
-        params = StyleForge(steps=25, batch=2, lr=2e-4, seed=seed)
+        wanted = image_features(render_batch([*people[14:], *grounds[6:]]))
+        params = StyleForge(steps=60, batch=2, lr=2e-4, seed=seed)
         for second, scores in ((aux, chosen), (Examples(aux.images, prior, aux.prompts), own)):
             tuned = with_modules(train_styleforge(base(), examples, second, params, quiet))
-            made = [sampled(tuned, f"a picture of a {word} in sks style", 6) for word in ("person", "house", "cat")]
+            made = [sampled(tuned, f"a picture of a {word} in sks style", 8) for word in ("person", "house", "cat")]
             scores.append(dual_distance(image_features(np.concatenate(made)), wanted))
     holds("distance to the style set, own samples against chosen pictures", own, chosen)
 
 
-@not_here("people in 0.94 with one word, 0.88 with two, n = 3")
 def test_two_words_keep_people_out_of_grounds():
+    """The text encoder is trained too: its states hardly tell one rare word of this base from another."""
     single, double = [], []
     for style, seed in STYLE_UNITS:
         people, grounds = style_sets(style, seed)
@@ -572,7 +572,7 @@ def test_two_words_keep_people_out_of_grounds():
         one = joined([Examples.of(base(), each, ["a picture in sks style"] * 6) for each in both])
         words = ("a picture in sks style", "a picture in ohwx style")
         two = joined([Examples.of(base(), each, [word] * 6) for each, word in zip(both, words, strict=True)])
-        params = StyleForge(steps=25, batch=2, lr=2e-4, seed=seed)
+        params = StyleForge(steps=100, batch=2, lr=2e-4, train_text_encoder=True, seed=seed)
         for style_set, word, rates in ((one, "sks", single), (two, "ohwx", double)):
             tuned = with_modules(train_styleforge(base(), style_set, aux, params, quiet))
             made = judge_images(sampled(tuned, f"a picture in {word} style", 16))
