@@ -213,7 +213,7 @@ def test_kept_queries_keep_the_layout_and_cost_style(tmp_path):
     from auditor.personalize.sigstyle import SigStyle, transfer
 
     rng = np.random.default_rng(3)
-    content = [draw_person_scene(rng, style="flat") for _ in range(4)]
+    content = [draw_person_scene(rng, style="flat") for _ in range(12)]
     given = torch.from_numpy(render_batch(content)).permute(0, 3, 1, 2).float() / 127.5 - 1
     layout, look = [], []
     for style in ("outline", "watercolor", "pixel"):
