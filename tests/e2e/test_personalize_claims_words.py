@@ -214,46 +214,51 @@ def test_the_gap_between_seen_and_unseen_pictures_of_a_subject_grows_with_steps(
 
 @pytest.fixture(scope="module")
 def cross_units():
-    """(pictures, started at the encoder's output for 10 steps, for 60, started at the words for 60), at one rate."""
+    """(pictures, started at the encoder's output for 20 steps, started at the words for 320), at one rate.
+
+    The share of steps is the paper's: 320 of Cross Initialization against 5,000 of textual inversion.
+    """
     out = []
     for kind, subject, seed in UNITS:
         examples, word = pictures(kind, subject), noun(kind, subject)
-        how = {"init": (word,), "batch": 2, "lr": 2e-2, "seed": seed}
-        arms = ({"steps": 10}, {"steps": 60}, {"steps": 60, "through_encoder": False, "anchor": 0.0})
-        out.append(
-            (examples, *(train_cross_initialization(base(), examples, CrossInitialization(**how, **arm), quiet)
-                         for arm in arms))
-        )  # fmt: skip
+        how = {"init": (word,), "batch": 2, "lr": 1e-2, "seed": seed}
+        arms = ({"steps": 20}, {"steps": 320, "through_encoder": False, "anchor": 0.0})
+        recipes = [CrossInitialization(**how, **arm) for arm in arms]
+        out.append((examples, *(train_cross_initialization(base(), examples, each, quiet) for each in recipes)))
     return out
 
 
-def drifts(cross_units):
-    """Of both starts after 60 steps: the encoder's output, the words."""
-    return [drift(learned) for _, _, learned, _ in cross_units], [drift(learned) for *_, learned in cross_units]
+def drifts(cross_units, name):
+    """Of both starts, (units,) each: the encoder's output, the words."""
+    found = [[drift(learned)[name] for learned in arms] for _, *arms in cross_units]
+    print(f"\n{name}: {np.round(found, 3).tolist()}")
+    return np.array(found).T
 
 
-def test_a_crossed_word_keeps_its_length_and_a_plain_one_grows(cross_units):
-    crossed, plain = ([each["norm_ratio"] for each in arm] for arm in drifts(cross_units))
-    holds("growth of the norm, plain start against the encoder's output", plain, crossed)
-    assert all(0.5 <= ratio <= 2 for ratio in crossed)
+def test_a_crossed_word_keeps_its_length_and_a_plain_one_grows_fivefold(cross_units):
+    crossed, plain = drifts(cross_units, "norm_ratio")
+    holds("growth of the norm, plain start against five times that of the encoder's output", plain, 5 * crossed)
+    assert ((crossed >= 0.5) & (crossed <= 2)).all()
 
 
-@not_here("least cosine 0.89 with the start, least growth of a plain word 3.9, n = 6")
-def test_a_crossed_word_keeps_its_direction_and_a_plain_one_grows_fivefold(cross_units):
-    crossed, plain = drifts(cross_units)
-    assert all(each["cosine"] > 0.9 for each in crossed)
-    assert all(each["norm_ratio"] > 5 for each in plain)
+def test_a_crossed_word_keeps_its_direction(cross_units):
+    crossed, plain = drifts(cross_units, "cosine")
+    holds("cosine with the start, encoder's output against words", crossed, plain)
+    assert (crossed > 0.9).all()
 
 
-@not_here("loss 0.0679 at 10 steps, 0.0636 for the plain start at 60, difference -0.0043 [-0.0064, -0.0022], n = 6")
-def test_cross_initialization_reaches_the_loss_in_a_sixth_of_the_steps(cross_units):
+@not_here(
+    "0.0564 at 20 steps, 0.0486 for the plain start at 320, difference -0.0078 [-0.0121, -0.0035], n = 9: 20 steps at "
+    "this rate move a start that is 48 times as long as a word by less than a tenth of its length"
+)
+def test_cross_initialization_reaches_the_loss_in_a_sixteenth_of_the_steps(cross_units):
     short, long = [], []
-    for examples, crossed, _, plain in cross_units:
+    for examples, crossed, plain in cross_units:
         for learned, losses in ((crossed, short), (plain, long)):
             words = Words(base(), {"<subject>": learned.vectors})
             prompts = [TEMPLATES[0].format("<subject>")] * 48
             losses.append(error_of(examples, lambda drawn, words=words, prompts=prompts: words.encode(prompts)))
-    holds("loss of the plain start at 60 steps against the encoder's output at 10", long, short)
+    holds("loss of the plain start at 320 steps against the encoder's output at 20", long, short)
 
 
 # ProSpect
