@@ -266,37 +266,32 @@ def test_cross_initialization_reaches_the_loss_in_a_sixteenth_of_the_steps(cross
 
 @pytest.fixture(scope="module")
 def staged_units():
+    """(pictures, vectors by stage, one vector for all stages); both made by the same network, at one rate."""
     out = []
-    for kind, subject in SUBJECTS:
-        examples, word = pictures(kind, subject), noun(kind, subject)
-        how = {"init": word, "steps": 60, "batch": 4, "seed": 0}
-        staged = train_prospect(base(), examples, ProSpect(lr=1e-3, **how), quiet).staged
-        single = ProSpect(lr=2e-2, stages=1, network=False, **how)
-        plain = train_prospect(base(), examples, single, quiet).staged
-        out.append((examples, staged, plain))
+    for kind, subject, seed in UNITS:
+        examples = pictures(kind, subject)
+        how = {"init": noun(kind, subject), "steps": 60, "batch": 4, "lr": 1e-3, "seed": seed}
+        arms = (train_prospect(base(), examples, ProSpect(stages=stages, **how), quiet).staged for stages in (10, 1))
+        out.append((examples, *arms))
     return out
 
 
 def test_early_stages_carry_low_frequencies_more_than_late_ones(staged_units):
-    early, late = [], []
+    """Vectors of the next subject, learned from the same seed, in the first of ten steps or in the last five."""
+    early, late, noise = [], [], seeded_noise((4, 16, 16), range(8))
     for i, (_, staged, _) in enumerate(staged_units):
-        other = staged_units[(i + 1) % len(staged_units)][1]
-        words = {
-            name: type(staged)(staged.word, {"": {"text_encoder": torch.stack(rows)}})
-            for name, rows in {
-                "own": list(staged.roles[""]["text_encoder"]),
-                "early": [*staged.roles[""]["text_encoder"][:9], other.roles[""]["text_encoder"][9]],
-                "late": [*other.roles[""]["text_encoder"][:5], *staged.roles[""]["text_encoder"][5:]],
-            }.items()
-        }
-        for seed in (0, 100, 200):
-            noise = seeded_noise((4, 16, 16), range(seed, seed + 4))
-            images = {
-                name: decoded(sample_prospect(base(), word, ["a picture of <subject>"], noise, 10, 1.0))
-                for name, word in words.items()
-            }
-            early.append(low_share(images["early"], images["own"]))
-            late.append(low_share(images["late"], images["own"]))
+        other = staged_units[(i + len(SEEDS)) % len(staged_units)][1]
+        own, given = (list(each.roles[""]["text_encoder"]) for each in (staged, other))
+        images = [
+            decoded(sample_prospect(base(), word, ["a picture of <subject>"], noise, 10, 3.0))
+            for word in (
+                StagedWord(staged.word, {"": {"text_encoder": torch.stack(rows)}})
+                for rows in (own, [*own[:9], given[9]], [*given[:5], *own[5:]])
+            )
+        ]
+        early.append(low_share(images[1], images[0]))
+        late.append(low_share(images[2], images[0]))
+    print("\n", np.round(early, 3).tolist(), np.round(late, 3).tolist())
     holds("share of low frequencies in the change, first tenth against last half", early, late)
 
 
@@ -308,7 +303,10 @@ def low_share(changed, images, radius=4):
     return float(energy[:, np.hypot(rows, columns) < radius].sum() / energy.sum())
 
 
-@not_here("difference -0.0007 [-0.0027, 0.0013], n = 3")
+@not_here(
+    "0.0805 for one vector, 0.0826 by stage, difference -0.0021 [-0.0028, -0.0014], n = 9: each stage has "
+    "learned from 24 draws where one vector has from 240; the paper trains a thousand steps and more"
+)
 def test_vectors_by_stage_beat_one_vector_at_equal_steps(staged_units):
     by_stage, single = [], []
     for examples, staged, plain in staged_units:
