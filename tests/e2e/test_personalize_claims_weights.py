@@ -23,10 +23,13 @@ from auditor.personalize.blocks.merging import crosstalk, gram_certificate
 from auditor.personalize.blocks.optimise import Group, Optimisation, optimise
 from auditor.personalize.classdiffusion import ClassDiffusion, train_classdiffusion
 from auditor.personalize.diffusekrona import DiffuseKronA, train_diffusekrona
+from auditor.personalize.lora import ATTENTION
 from auditor.personalize.orthogonal_adaptation import LAYERS, OrthogonalAdaptation, train_orthogonal
-from auditor.personalize.resadapter import ResAdapter, save_resolution, train_resadapter
+from auditor.personalize.resadapter import ResAdapter, save_resolution, size_weights, train_resadapter
 from auditor.pipeline.conditioning import encode_prompts
+from auditor.pipeline.denoiser import Denoiser
 from auditor.pipeline.open import load_base, open_subject
+from auditor.pipeline.sampling import ddim_sample, seeded_noise
 from auditor.proving.zoo import Pictures, images_of
 from auditor.registry import METHODS
 from auditor.stats import paired_mean_difference
@@ -173,8 +176,9 @@ def crosstalk_ratios():
 
 @pytest.mark.xfail(
     strict=False,
-    reason="does not hold: the other adapter adds 0.89 of what the own one adds, with plain ones 0.91 (n = 6). Frozen "
-    "columns keep updates apart, not what inputs meet: B_j^T X is no smaller than B_i^T X unless X avoids B_j.",
+    reason="the other adapter adds 0.89 of what the own one adds, with plain ones 0.88; a fifth of the latter less the "
+    "former is -0.71 [-0.91, -0.52], n = 6. Frozen columns keep updates apart, not what inputs meet: B_j^T X is no "
+    "smaller than B_i^T X unless X avoids B_j.",
 )
 def test_crosstalk_is_five_times_lower_than_of_plain_adapters():
     ours, plain = crosstalk_ratios()
@@ -213,7 +217,7 @@ def test_kept_queries_keep_the_layout_and_cost_style(tmp_path):
     from auditor.personalize.sigstyle import SigStyle, transfer
 
     rng = np.random.default_rng(3)
-    content = [draw_person_scene(rng, style="flat") for _ in range(4)]
+    content = [draw_person_scene(rng, style="flat") for _ in range(12)]
     given = torch.from_numpy(render_batch(content)).permute(0, 3, 1, 2).float() / 127.5 - 1
     layout, look = [], []
     for style in ("outline", "watercolor", "pixel"):
@@ -265,13 +269,22 @@ def at_size(images, prompts, size):
     return Examples.of(base(), scaled, prompts)
 
 
+SIZES = (32, 96, 128)
+"""Pixels a side that are learned from, by half, half again and twice the base's own 64."""
+
+
 @functools.cache
-def losses_by_size():
-    """Size to loss without and with the adapter, (6, 2): 3 sets of pictures x 2 seeds."""
+def by_size():
+    """What three sets of pictures with two seeds each give: (losses, distances).
+
+    Losses are size to (without, with the adapter), (2, units). Distances are those of pictures of the native size from
+    the base's own of the same noise: (ours, plain), (2, units), where plain is a LoRA of the attention, of the same
+    rank, rate and draws.
+    """
     held = {size: at_size(*scenes(99, 16), size) for size in (32, 64, 128)}
-    found = {size: [] for size in held}
+    losses, moved, native = {size: [] for size in held}, [], natively(base())
     for data in range(3):
-        given = {size: at_size(*scenes(data, 24), size) for size in (32, 96, 128)}
+        given = {size: at_size(*scenes(data, 24), size) for size in SIZES}
         for seed in range(2):
             recipe = ResAdapter(rank=8, steps=40, batch=2, lr=3e-3, seed=seed)
             plain = {size: loss_on(base(), held[size], 16, seed) for size in held}
@@ -281,23 +294,71 @@ def losses_by_size():
                     assert subject.coverage.full
                     with subject.active("tuned"):
                         for size in held:
-                            found[size].append(
-                                [plain[size], loss_on(subject.components, held[size], 16, seed)]
-                            )
-    print({size: np.mean(rows, axis=0).round(4).tolist() for size, rows in found.items()})
-    return {size: np.array(rows) for size, rows in found.items()}
+                            losses[size].append([plain[size], loss_on(subject.components, held[size], 16, seed)])
+                        ours = distance(native, natively(subject.components))
+            deltas = {path: up @ down for path, (down, up) in lora_at_sizes(given, recipe).items()}
+            moved.append([ours, measured(deltas, lambda: distance(native, natively(base())))])
+    print({size: np.mean(rows, axis=0).round(4).tolist() for size, rows in losses.items()})
+    print("distance at the native size, ours and plain", np.round(moved, 3).tolist())
+    return {size: np.array(rows).T for size, rows in losses.items()}, np.array(moved).T
+
+
+def lora_at_sizes(given, recipe):
+    """The other arm: the attention's projections learn the same pictures at the same sizes."""
+    generator = torch.Generator().manual_seed(recipe.seed)
+    losses = {size: denoising_loss(base(), data, recipe.batch) for size, data in given.items()}
+    odds = size_weights(SIZES, base().image_size)
+
+    def make(_, layer):
+        down = torch.randn(recipe.rank, layer.in_features, generator=generator) / layer.in_features**0.5
+        return LowRankChange(down, layer.out_features)
+
+    def loss_of(step):
+        return losses[int(step.rng.choice(SIZES, p=odds))](step)
+
+    with adapted(base().unet, ATTENTION, make) as changes:
+        groups = [Group("lora", [p for change in changes.values() for p in change.parameters()])]
+        optimise(groups, loss_of, Optimisation(recipe.steps, recipe.lr, seed=recipe.seed), quiet)
+        return {path: (c.down.detach().clone(), c.up.detach().clone()) for path, c in changes.items()}
+
+
+def natively(components):
+    """Features of twelve pictures of the base's own size, the same noise every time."""
+    prompts = ["a picture of a person", "a picture of a red car", "a watercolor of a house", "pixel art of a cat"] * 3
+    noise = seeded_noise((4, 16, 16), range(700, 700 + len(prompts)))
+    with torch.no_grad():
+        condition = encode_prompts(components, components.tokenizers, prompts)
+        null = encode_prompts(components, components.tokenizers, [""] * len(prompts))
+        latents = ddim_sample(Denoiser(components), noise, condition, null, 8, 3.0)
+        images = components.vae.decode(latents / components.vae.config.scaling_factor).sample
+    return image_features(((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy())
+
+
+def distance(one, other):
+    """1 - cos of pictures' features, mean over pictures; features are unit vectors."""
+    return 1 - float((one * other).sum(-1).mean())
 
 
 @pytest.mark.parametrize("size", [32, 128])
 def test_other_sizes_are_denoised_better_by_a_tenth(size):
-    off, on = losses_by_size()[size].T
+    off, on = by_size()[0][size]
     assert paired_mean_difference(0.9 * off, on).low > 0
+
+
+def test_native_pictures_stay_nearer_to_the_bases_than_with_plain_adapters():
+    ours, plain = by_size()[1]
+    interval = paired_mean_difference(plain, ours)
+    print("distance at the native size:", np.mean(ours), "plain", np.mean(plain), interval)
+    assert interval.low > 0
 
 
 @pytest.mark.xfail(
     strict=False,
-    reason="does not hold after 40 steps on 24 pictures: 15 % more loss (95 % interval 8 % to 21 %, n = 6)",
+    reason="0.0654 without, 0.0780 with the adapter, 0.0126 [0.0073, 0.0179] more, n = 6, after 40 steps on 24 "
+    "pictures: the norms' new values serve all sizes, and the native one, never drawn, has no say",
 )
 def test_the_native_size_is_denoised_no_worse_by_a_tenth():
-    off, on = losses_by_size()[64].T
-    assert paired_mean_difference(on, off).high < 0.1 * np.mean(off)
+    off, on = by_size()[0][64]
+    interval = paired_mean_difference(on, off)
+    print("loss at the native size:", np.mean(off), "with the adapter", np.mean(on), interval)
+    assert interval.high < 0.1 * np.mean(off)
