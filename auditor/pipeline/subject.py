@@ -8,7 +8,7 @@ number of switches, also after an exception.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
@@ -113,6 +113,25 @@ class Subject:
                 some._switch("base")
                 self._calls_of_parts += some.denoiser_calls
 
+    @contextmanager
+    def leaving_out(self, modules: Collection[tuple[str, str, str]]) -> Iterator[None]:
+        """Lets some of the changed modules keep the base's weights in the tuned view, for the length of the block.
+
+        Args:
+            modules: keys of :attr:`Changes.modules`.
+        """
+        left = {id(self._parameter(key)) for key in modules}
+        every = self._swaps
+        with self.active("base"):
+            self._swaps = [swap for swap in every if id(swap[0]) not in left]
+            self.tuned.forget()
+            try:
+                yield
+            finally:
+                self._switch("base")
+                self._swaps = every
+                self.tuned.forget()
+
     def describe(self) -> SubjectRecord:
         """The subject as the report records it."""
         components = self.components
@@ -148,8 +167,8 @@ class Subject:
 
     def _prepare(self) -> tuple[dict[str, Any], list[tuple[torch.nn.Parameter, Tensor, Tensor]]]:
         tuned = {}
-        for (component, module, parameter), change in self.changes.modules.items():
-            tuned[getattr(self.components.modules[component].get_submodule(module), parameter)] = change.tuned
+        for key, change in self.changes.modules.items():
+            tuned[self._parameter(key)] = change.tuned
         tokenizers = dict(self.components.tokenizers)
         for name, encoder in self.components.text_encoders.items():
             rows = {
@@ -163,6 +182,11 @@ class Subject:
                 new = torch.cat(list(rows.values()))
                 tuned[table] = _extended(tuned.get(table, table.data), tokenizers[name], names, new)
         return tokenizers, [(parameter, parameter.data, value) for parameter, value in tuned.items()]
+
+    def _parameter(self, key: tuple[str, str, str]) -> torch.nn.Parameter:
+        component, module, parameter = key
+        found: torch.nn.Parameter = getattr(self.components.modules[component].get_submodule(module), parameter)
+        return found
 
     def _switch(self, name: Name) -> None:
         if name != self._active:

@@ -94,6 +94,10 @@ class View:
             self._cache.update({prompt: rows[i : i + 1] for i, prompt in enumerate(new)})
         return Conditioning.join([self._cache[prompt] for prompt in prompts])
 
+    def forget(self) -> None:
+        """Lets go of what was encoded: to be called when the view's weights were changed."""
+        self._cache.clear()
+
     def text_states(self, ids: Tensor, encoders: Sequence[str] = ()) -> Conditioning:
         """What rows of ids (B, L) condition the denoiser by, the same ids for every text encoder.
 
