@@ -105,7 +105,7 @@ def _scored(
         name = f"{index:04d}-{_hash(parts)[:12]}"
         return {
             probe.id: BankAdapter(
-                name=name, split=split_of(index), recipe=recipe, scores=_scores(probe, subject)
+                name=name, split=split_of(index), recipe=recipe, scores={**_scores(probe, subject)}
             )
             for probe in probes
         }
