@@ -73,7 +73,7 @@ def bind_c2pa(
     with opened_view(model, revision, allow_download, device, adapters) as view:
         [picture] = read_marks([image], view, chosen, key, alpha, log, None)
     told = document(picture, alpha)
-    found = picture.reached and named_mark(picture.reached, chosen)
+    found = named_mark(picture.reached, chosen) if picture.reached is not None else None
     if found is not None and found.decide(alpha) is Decision.MARKED:
         data = signed_picture(image.read_bytes(), found, key, credentials)
         with output_errors(out), out.open("xb") as file:
