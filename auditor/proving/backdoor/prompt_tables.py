@@ -27,9 +27,9 @@ DETECTORS = {
 """Score to what it is called, and to what was spent on it."""
 LEVELS = (0.01, 0.05)
 PUBLISHED = (
-    "Published for NaviT2I (Stable Diffusion 1.4, MS-COCO, 500 triggered and 500 clean prompts, eight attacks): AUROC 96.3 "
-    "on average, 85.5 on the worst (EvilEdit). Those are other models, triggers and prompts: the rows above compare "
-    "detectors with one another, not with that figure."
+    "Published for NaviT2I (Stable Diffusion 1.4, MS-COCO, 500 triggered and 500 clean prompts, eight attacks): AUROC "
+    "96.3 on average, 85.5 on the worst (EvilEdit). Those are other models, triggers and prompts: the rows above "
+    "compare detectors with one another, not with that figure."
 )
 
 
@@ -135,12 +135,12 @@ def _csv(records: Sequence[dict[str, Any]]) -> str:
 
 def _markdown(table: dict[str, Any]) -> str:
     lines = [
-        f"Seed {table['seed']}, base `{table['base_sha256'][:12]}`. The same clean and triggered prompts for every detector; "
-        "AUROC with its 95 % bootstrap interval (Newcombe's where classes part completely), true positives at the threshold "
-        "that 1 % or 5 % of the clean prompts are above, in sample, with two-sided 95 % Clopper-Pearson intervals. "
-        "With fewer than 100 clean prompts the threshold for 1 % is their largest score.",
+        f"Seed {table['seed']}, base `{table['base_sha256'][:12]}`. The same clean and triggered prompts for every "
+        "detector; AUROC with its 95 % bootstrap interval (Newcombe's where classes part completely), true positives "
+        "at the threshold that 1 % or 5 % of the clean prompts are above, in sample, with two-sided 95 % "
+        "Clopper-Pearson intervals. With fewer than 100 clean prompts the threshold for 1 % is their largest score.",
         "",
-        "| detector | mean AUROC over attacks | worst attack | processor seconds a prompt | denoiser evaluations a prompt |",
+        "| detector | mean AUROC of attacks | worst attack | processor seconds a prompt | denoiser evaluations |",
         "|---|---|---|---|---|",
         *(_detector(key, row) for key, row in table["detectors"].items()),
     ]
@@ -148,9 +148,9 @@ def _markdown(table: dict[str, Any]) -> str:
         first = row["detectors"]["interaction"]
         lines += [
             "",
-            f"`{row['attack']}`, {row['specimens']} specimen, {first['clean']} clean and {first['triggered']} triggered prompts "
-            f"({row['distinct']['clean']} and {row['distinct']['triggered']} different ones); in its benign twin the triggered "
-            f"prompts have AUROC {_shown(row['twins'])} by our score.",
+            f"`{row['attack']}`, {row['specimens']} specimen, {first['clean']} clean and {first['triggered']} "
+            f"triggered prompts ({row['distinct']['clean']} and {row['distinct']['triggered']} different ones); in its "
+            f"benign twin the triggered prompts have AUROC {_shown(row['twins'])} by our score.",
             "",
             "| detector | AUROC | TPR at FPR 1 % | TPR at FPR 5 % |",
             "|---|---|---|---|",
@@ -166,8 +166,8 @@ def _markdown(table: dict[str, Any]) -> str:
 def _detector(key: str, row: dict[str, Any]) -> str:
     worst = row["worst"]
     return (
-        f"| {DETECTORS[key][0]} | {row['mean']:.3f} | {worst['value']:.3f} (`{worst['attack']}`) | {row['seconds']:.2f} | "
-        f"{row['calls']:.0f} |"
+        f"| {DETECTORS[key][0]} | {row['mean']:.3f} | {worst['value']:.3f} (`{worst['attack']}`) | "
+        f"{row['seconds']:.2f} | {row['calls']:.0f} |"
     )
 
 
