@@ -32,6 +32,16 @@ PUBLISHED = (
     "compare detectors with one another, not with that figure."
 )
 
+HOW = (
+    "NaviT2I is read from the outputs of cross-attention alone, and words are left out, not masked. T2IShield, DAA and "
+    "adjacent steps see the first 8 of 50 steps and every seventh after; UFID three pictures of six steps. None has a "
+    "threshold of its paper: all are judged by the same clean prompts, in the direction that their papers give.",
+    "What our score is was chosen on other prompts of these same specimens, so that its figures are not those of unseen "
+    "attacks. It says that a word decides what the tuning does, not that this is meant ill: where the twin was edited or "
+    "taught under the same words (EvilEdit, personalization), it stands out as well.",
+)
+"""What is to be known of the figures."""
+
 
 def write_prompts(
     out: Path, records: Sequence[dict[str, Any]], left_out: Sequence[str], context: dict[str, Any]
@@ -156,7 +166,7 @@ def _markdown(table: dict[str, Any]) -> str:
             "|---|---|---|---|",
             *(_line(key, measured) for key, measured in row["detectors"].items()),
         ]
-    lines += ["", PUBLISHED]
+    lines += [line for told in (*HOW, PUBLISHED) for line in ("", told)]
     if table["left_out"]:
         named = ", ".join(f"`{name}`" for name in table["left_out"])
         lines += ["", f"Without a trigger that a prompt can have, or without a specimen: {named}."]
