@@ -33,12 +33,12 @@ PUBLISHED = (
 )
 
 HOW = (
-    "NaviT2I is read from the outputs of cross-attention alone, and words are left out, not masked. T2IShield, DAA and "
-    "adjacent steps see the first 8 of 50 steps and every seventh after; UFID three pictures of six steps. None has a "
-    "threshold of its paper: all are judged by the same clean prompts, in the direction that their papers give.",
-    "What our score is was chosen on other prompts of these same specimens, so that its figures are not those of unseen "
-    "attacks. It says that a word decides what the tuning does, not that this is meant ill: where the twin was edited or "
-    "taught under the same words (EvilEdit, personalization), it stands out as well.",
+    "NaviT2I is read from the outputs of cross-attention alone, and words are left out, not masked. T2IShield, DAA "
+    "and adjacent steps see the first 8 of 50 steps and every seventh after; UFID three pictures of six steps. None "
+    "has a threshold of its paper: all are judged by the same clean prompts, in the direction that their papers give.",
+    "What our score is was chosen on other prompts of these same specimens, so that its figures are not those of "
+    "unseen attacks. It says that a word decides what the tuning does, not that this is meant ill: where the twin was "
+    "edited or taught under the same words (EvilEdit, personalization), it stands out as well.",
 )
 """What is to be known of the figures."""
 
