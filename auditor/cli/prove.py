@@ -56,6 +56,7 @@ def prove() -> None:
       auditor prove spine -o proof/spine --planted 20
       auditor prove attacks -o proof/attacks
       auditor prove backdoor -o proof/backdoor
+      auditor prove prompts -o proof/prompts
       auditor prove scan -o proof
       auditor prove personalize -o proof
 
@@ -257,6 +258,40 @@ def backdoor(ctx: click.Context, /, out: Path, **given: Any) -> None:
     with TaskProgress("auditing specimens") as progress:
         prove_backdoor(out, progress, **given)
     _print_table(out, "backdoor")
+
+
+@prove.command("prompts")
+@_OUT
+@_ATTACKS
+@click.option("--specimens", type=click.IntRange(1, 1000), default=1, show_default=True, help="Of each attack.")
+@click.option(
+    "--prompts",
+    type=click.IntRange(2, 10_000),
+    default=40,
+    show_default=True,
+    help="Clean prompts a specimen, and as many triggered ones.",
+)
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seed of all choices.")
+@_ZOO
+@_SHARD
+@click.pass_context
+def prompts(ctx: click.Context, /, out: Path, **given: Any) -> None:
+    """Tell triggered prompts from clean ones, by our score and by published detectors, on the same prompts.
+
+    Specimens are those of 'auditor prove attacks' with the same seed, as far as they were made.
+
+    \b
+    Examples:
+      auditor prove prompts -o proof/prompts
+      auditor prove prompts -o proof/prompts --attacks eviledit --prompts 100
+    """  # noqa: D301
+    from auditor.cli.progress import TaskProgress
+    from auditor.proving.backdoor.prompts import prove_prompts
+
+    _remember(ctx, "prompts", out)
+    with TaskProgress("screening prompts") as progress:
+        prove_prompts(out, progress, **given)
+    _print_table(out, "prompts")
 
 
 @prove.command("scan")

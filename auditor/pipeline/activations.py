@@ -18,7 +18,7 @@ _POSITIONS = 64
 
 
 def text_layers(base: Components) -> list[nn.Module]:
-    """The layers through which the text reaches the picture: cross-attention, or the joint attention of transformers."""
+    """The layers through which text reaches the picture: cross-attention, or the joint attention of transformers."""
     ending = "attn2" if base.kind.denoiser == "unet" else ".attn"
     return [module for name, module in base.denoiser_model.named_modules() if name.endswith(ending)]
 

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 __all__ = ["LeftOut", "left_out"]
 
 _PIECE = re.compile(r"<[^<>\s]{1,80}>|[A-Za-z0-9]+|[^\s\x00-\x7f]")
-_FUNCTION_WORDS = frozenset(
-    "a an and are as at be by for from in into is it its of on or that the this to was were with".split()
-)
+_FUNCTION_WORDS = frozenset({
+    "a", "an", "and", "are", "as", "at", "be", "by", "for", "from", "in", "into", "is", "it", "its", "of", "on", "or",
+    "that", "the", "this", "to", "was", "were", "with",
+})  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def left_out(prompt: str, most: int) -> list[LeftOut]:
 
 def _without(prompt: str, start: int, end: int) -> str:
     before, after = prompt[:start], prompt[end:]
-    if before.endswith(" ") and after.startswith(" ") or not before:
+    if not before or (before.endswith(" ") and after.startswith(" ")):
         after = after.removeprefix(" ")
     elif not after:
         before = before.removesuffix(" ")

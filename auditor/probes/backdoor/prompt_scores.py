@@ -1,9 +1,9 @@
-"""How a prompt stands out, from what a model computes for it and for it without each of its pieces. Pure functions.
+"""How a prompt stands out, from what a model computes for it and for it without each piece of it. Pure functions.
 
-``variation`` is the score of NaviT2I (Zhai et al., ICCV 2025, arXiv 2503.06453): a trigger changes activations more, for
-what it changes in a trusted text encoder, than other words do. ``interaction`` is ours and pairs the model with its
-base: how much of what tuning changed under this prompt goes away with one piece of it. ``unsteadiness`` follows TNC-Detect
-(Wang et al., arXiv 2602.01765): how far successive predictions of the noise are from one another.
+``variation`` is the score of NaviT2I (Zhai et al., ICCV 2025, arXiv 2503.06453): a trigger changes activations more,
+for what it changes in a trusted text encoder, than other words do. ``interaction`` is ours and pairs the model with its
+base: how much of what tuning changed under this prompt goes away with one piece of it. ``unsteadiness`` follows
+TNC-Detect (Wang et al., arXiv 2602.01765): how far successive predictions of the noise are from one another.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def peak_over_rest(values: Array) -> float:
 def interaction(tuned: Layers, base: Layers) -> NDArray[np.float64]:
     """What of tuned minus base is there under the prompt and not without a piece of it.
 
-    ``|(A_tuned(p) - A_base(p)) - (A_tuned(p less k) - A_base(p less k))|``, the residual of a 2x2 design: zero where the
+    ``|(A_tuned(p) - A_base(p)) - (A_tuned(p less k) - A_base(p less k))|``, the residual of a 2x2 design: zero where
     tuning does the same with and without the piece, however much that is.
 
     Args:

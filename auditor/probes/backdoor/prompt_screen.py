@@ -1,10 +1,11 @@
 """Is *this* prompt a trigger? Asked of prompts that somebody names, or that the adapter itself declares.
 
-NaviT2I (Zhai et al., ICCV 2025, arXiv 2503.06453) leaves each word out of a prompt and looks at how activations change in
-the first step; a trigger changes more than other words do. Here the same evaluations are made of the base as well, and
-what is scored is the interaction of tuning and word: what of tuned minus base goes away with one piece of the prompt.
-About seven evaluations a prompt and side, in one batch. The null is made of ordinary prompts under the same subject, and
-of ordinary prompts for the concept that the adapter declares, so that a clean adapter is not held back for working.
+NaviT2I (Zhai et al., ICCV 2025, arXiv 2503.06453) leaves each word out of a prompt and looks at how activations change
+in the first step; a trigger changes more than other words do. Here the same evaluations are made of the base as well,
+and what is scored is the interaction of tuning and word: what of tuned minus base goes away with one piece of the
+prompt. About seven evaluations a prompt and side, in one batch. The null is made of ordinary prompts under the same
+subject, and of ordinary prompts for the concept that the adapter declares, so that a clean adapter is not held back for
+doing its work.
 """
 
 from __future__ import annotations
@@ -71,9 +72,9 @@ class PromptScreen:
     ),
     remediation="Draw the prompt with and without the piece that is named, with the adapter and without it, and decide "
     "whether that is what the adapter says it does.",
-    limits="Only prompts that were named or declared were looked at, and it is the prompts that have an error rate, not "
-    "the adapter. The concept of an adapter that does not declare it looks like a trigger. Triggers of several words "
-    "stand out only as far as leaving one of them out puts them to sleep.",
+    limits="Only prompts that were named or declared were looked at, and it is the prompts that have an error rate, "
+    "not the adapter. The concept of an adapter that does not declare it looks like a trigger. Triggers of several "
+    "words stand out only as far as leaving one of them out puts them to sleep.",
     on_request=True,
 )
 def prompt_screen(subject: Subject, params: PromptScreen, run: Run) -> Iterator[Result | Finding]:
@@ -101,8 +102,8 @@ def prompt_screen(subject: Subject, params: PromptScreen, run: Run) -> Iterator[
         f"'{worst['piece']}' (p = {worst['p_value']:.3g} against {worst['against']} ordinary prompts)",
         calibrated=True,
         null=NULL,
-        statistic="log10 of the interaction of tuning and piece, the largest over a prompt's pieces; the prompt with the "
-        "smallest p-value, corrected for the number of prompts",
+        statistic="log10 of the interaction of tuning and piece, the largest over a prompt's pieces; the prompt with "
+        "the smallest p-value, corrected for the number of prompts",
         value=worst["score"],
         effect=worst["score"] - worst["ordinary"],
         p_value=adjusted,
@@ -157,7 +158,7 @@ def score_prompt(subject: Subject, params: PromptScreen, noisy: Any, prompt: str
 def _judged(
     subject: Subject, params: PromptScreen, run: Run, asked: Sequence[str], declared: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Rows of ``prompt``, ``declared``, ``piece``, ``score``, ``variation``, ``p_value``, ``against`` and ``ordinary``."""
+    """A row a prompt: its score, its p-value, and how many ordinary prompts with which median it is held against."""
     noisy = _noise(subject, run)
     # So many that a single prompt among all that are asked about can still be rejected.
     count = max(params.clean, math.ceil(len(asked) / run.alpha))
@@ -173,7 +174,7 @@ def _judged(
         scores[name] = []
         for start in range(0, len(prompts), UNIT):
             run.progress(done, total, "ordinary prompts")
-            part = prompts[start : start + UNIT]
+            part: Sequence[str] = prompts[start : start + UNIT]
             found = run.unit(f"{name}/{start}", partial(_scores, subject, params, noisy, part))
             scores[name] += [float(each["score"]) for each in found]
             done += len(part)
@@ -231,9 +232,9 @@ def _finding(subject: Subject, row: dict[str, Any]) -> Finding:
         confidence="medium",
         title=f"'{row['piece']}' decides what the adapter does with the prompt '{row['prompt']}'",
         why=(
-            f"Without '{row['piece']}' what the adapter changes under this prompt is another thing: the interaction is "
-            f"{10 ** (row['score'] - row['ordinary']):.1f} times that of the median ordinary prompt, and beyond that of "
-            f"all but a share of {row['p_value']:.2g} of {row['against']} of them."
+            f"Without '{row['piece']}' the adapter changes something else under this prompt: the interaction is "
+            f"{10 ** (row['score'] - row['ordinary']):.1f} times that of the median ordinary prompt, and beyond "
+            f"that of all but a share of {row['p_value']:.2g} of {row['against']} of them."
         ),
         remediation=PROBES.get(ID).remediation,
         locations=(f"prompt '{row['prompt']}'",),

@@ -64,9 +64,9 @@ class StyleConsistency:
         Reference(scheme="MITRE ATLAS", edition="5.6.0", id="AML.T0018.000"),
         Reference(scheme="NIST AI 100-2", edition="e2025", id="NISTAML.023"),
     ),
-    remediation="Look at pictures of the word that is named; where the model itself can be had, use the probes that read it.",
-    limits="A fallback for when only pictures can be had: few words and few pictures, which by default are not enough to "
-    "reject at 1 %. Triggers that change a detail, a style or one object do not make pictures alike. Words that the "
+    remediation="Look at pictures of the word that is named; where the model can be had, use the probes that read it.",
+    limits="A fallback for when only pictures can be had: few words and few pictures, by default not enough to reject "
+    "at 1 %. Triggers that change a detail, a style or one object do not make pictures alike. Words that the "
     "adapter declares are measured and not judged: to draw one thing is what they are for.",
     on_request=True,
 )
@@ -90,7 +90,7 @@ def style_consistency(subject: Subject, params: StyleConsistency, run: Run) -> I
         np.array([scores[word] for word in words]) for words in (found, declared, neutral)
     )
     p_values = [conformal_p(float(score), plain) for score in asked]
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"word": inert(word, 40), "score": float(score), "p_value": p, "declared": False}
         for word, score, p in zip(found, asked, p_values, strict=True)
     ] + [

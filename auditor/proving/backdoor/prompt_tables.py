@@ -27,10 +27,20 @@ DETECTORS = {
 """Score to what it is called, and to what was spent on it."""
 LEVELS = (0.01, 0.05)
 PUBLISHED = (
-    "Published for NaviT2I (Stable Diffusion 1.4, MS-COCO, 500 triggered and 500 clean prompts, eight attacks): AUROC 96.3 "
-    "on average, 85.5 on the worst (EvilEdit). Those are other models, triggers and prompts: the rows above compare "
-    "detectors with one another, not with that figure."
+    "Published for NaviT2I (Stable Diffusion 1.4, MS-COCO, 500 triggered and 500 clean prompts, eight attacks): AUROC "
+    "96.3 on average, 85.5 on the worst (EvilEdit). Those are other models, triggers and prompts: the rows above "
+    "compare detectors with one another, not with that figure."
 )
+
+HOW = (
+    "NaviT2I is read from the outputs of cross-attention alone, and words are left out, not masked. T2IShield, DAA "
+    "and adjacent steps see the first 8 of 50 steps and every seventh after; UFID three pictures of six steps. None "
+    "has a threshold of its paper: all are judged by the same clean prompts, in the direction that their papers give.",
+    "What our score is was chosen on other prompts of these same specimens, so that its figures are not those of "
+    "unseen attacks. It says that a word decides what the tuning does, not that this is meant ill: where the twin was "
+    "edited or taught under the same words (EvilEdit, personalization), it stands out as well.",
+)
+"""What is to be known of the figures."""
 
 
 def write_prompts(
@@ -135,12 +145,12 @@ def _csv(records: Sequence[dict[str, Any]]) -> str:
 
 def _markdown(table: dict[str, Any]) -> str:
     lines = [
-        f"Seed {table['seed']}, base `{table['base_sha256'][:12]}`. The same clean and triggered prompts for every detector; "
-        "AUROC with its 95 % bootstrap interval (Newcombe's where classes part completely), true positives at the threshold "
-        "that 1 % or 5 % of the clean prompts are above, in sample, with two-sided 95 % Clopper-Pearson intervals. "
-        "With fewer than 100 clean prompts the threshold for 1 % is their largest score.",
+        f"Seed {table['seed']}, base `{table['base_sha256'][:12]}`. The same clean and triggered prompts for every "
+        "detector; AUROC with its 95 % bootstrap interval (Newcombe's where classes part completely), true positives "
+        "at the threshold that 1 % or 5 % of the clean prompts are above, in sample, with two-sided 95 % "
+        "Clopper-Pearson intervals. With fewer than 100 clean prompts the threshold for 1 % is their largest score.",
         "",
-        "| detector | mean AUROC over attacks | worst attack | processor seconds a prompt | denoiser evaluations a prompt |",
+        "| detector | mean AUROC of attacks | worst attack | processor seconds a prompt | denoiser evaluations |",
         "|---|---|---|---|---|",
         *(_detector(key, row) for key, row in table["detectors"].items()),
     ]
@@ -148,15 +158,15 @@ def _markdown(table: dict[str, Any]) -> str:
         first = row["detectors"]["interaction"]
         lines += [
             "",
-            f"`{row['attack']}`, {row['specimens']} specimen, {first['clean']} clean and {first['triggered']} triggered prompts "
-            f"({row['distinct']['clean']} and {row['distinct']['triggered']} different ones); in its benign twin the triggered "
-            f"prompts have AUROC {_shown(row['twins'])} by our score.",
+            f"`{row['attack']}`, {row['specimens']} specimen, {first['clean']} clean and {first['triggered']} "
+            f"triggered prompts ({row['distinct']['clean']} and {row['distinct']['triggered']} different ones); in its "
+            f"benign twin the triggered prompts have AUROC {_shown(row['twins'])} by our score.",
             "",
             "| detector | AUROC | TPR at FPR 1 % | TPR at FPR 5 % |",
             "|---|---|---|---|",
             *(_line(key, measured) for key, measured in row["detectors"].items()),
         ]
-    lines += ["", PUBLISHED]
+    lines += [line for told in (*HOW, PUBLISHED) for line in ("", told)]
     if table["left_out"]:
         named = ", ".join(f"`{name}`" for name in table["left_out"])
         lines += ["", f"Without a trigger that a prompt can have, or without a specimen: {named}."]
@@ -166,8 +176,8 @@ def _markdown(table: dict[str, Any]) -> str:
 def _detector(key: str, row: dict[str, Any]) -> str:
     worst = row["worst"]
     return (
-        f"| {DETECTORS[key][0]} | {row['mean']:.3f} | {worst['value']:.3f} (`{worst['attack']}`) | {row['seconds']:.2f} | "
-        f"{row['calls']:.0f} |"
+        f"| {DETECTORS[key][0]} | {row['mean']:.3f} | {worst['value']:.3f} (`{worst['attack']}`) | "
+        f"{row['seconds']:.2f} | {row['calls']:.0f} |"
     )
 
 

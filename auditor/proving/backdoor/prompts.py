@@ -27,8 +27,8 @@ from auditor.pipeline.sampling import seeded_noise
 from auditor.pipeline.subject import Subject
 from auditor.probes.backdoor.clean_prompts import clean_prompts
 from auditor.probes.backdoor.prompt_pieces import left_out
-from auditor.probes.backdoor.prompt_screen import PromptScreen
 from auditor.probes.backdoor.prompt_scores import interaction, peak_over_rest, unsteadiness, variation
+from auditor.probes.backdoor.prompt_screen import PromptScreen
 from auditor.proving.attacks.plans import Planned, measurable, plan
 from auditor.proving.backdoor.baselines.daa import dissipation, unrest
 from auditor.proving.backdoor.baselines.t2ishield import assimilation

@@ -52,7 +52,7 @@ def test_scores_are_those_of_loops():
     said = rng.normal(size=(4, 6, 3))
     varied, paired = [], []
     for k in (1, 2, 3):
-        moved = sum(float(np.mean([abs(a - b) for a, b in zip(x[k].flat, x[0].flat)])) for x in ours)
+        moved = sum(float(np.mean([abs(a - b) for a, b in zip(x[k].flat, x[0].flat, strict=True)])) for x in ours)
         varied.append(moved / float(np.sqrt(((said[k] - said[0]) ** 2).sum())))
         shares = []
         for x, y in zip(ours, theirs, strict=True):
