@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from watermark.inversion import Reached
     from watermark.issued import Issued
     from watermark.keys import MasterKey
+    from watermark.picture_scheme import PictureScheme
     from watermark.scheme import LatentScheme
 
 __all__ = ["EXITS", "Picture", "exit_code", "read_marks", "said", "witnessed"]
@@ -51,7 +52,7 @@ class Picture:
 def read_marks(
     paths: Sequence[Path],
     view: View,
-    scheme: LatentScheme,
+    scheme: LatentScheme | PictureScheme,
     key: MasterKey,
     alpha: float,
     issued: Sequence[Issued],
@@ -77,8 +78,9 @@ def read_marks(
 
     from auditor.pipeline.families.family import vae_factor
     from watermark.first_rung import print_test
-    from watermark.inversion import climb
+    from watermark.inversion import Reached, Rung, climb
     from watermark.issued import nonces_of
+    from watermark.picture_scheme import PictureScheme
     from watermark.pictures import read_picture
 
     out: dict[int, Picture] = {}
@@ -93,6 +95,14 @@ def read_marks(
             by_size.setdefault(tuple(image.shape), []).append((i, image))
 
     nonces = nonces_of(issued)
+    if isinstance(scheme, PictureScheme):
+        for group in by_size.values():
+            images = stack([image for _, image in group])
+            readings = scheme.read(view, images)
+            for (i, _), reading in zip(group, readings, strict=True):
+                detection = scheme.detect(reading, key, nonces=nonces, payload=payload)
+                out[i] = Picture(paths[i], Reached(detection, reading[None].astype("float32"), Rung(0, 0, 1)))
+        return [out[i] for i in range(len(paths))]
 
     def test(latents: object) -> Detection:
         return scheme.detect(latents, key, nonces=nonces, payload=payload)
@@ -108,7 +118,7 @@ def read_marks(
 
 def witnessed(
     picture: Picture,
-    scheme: LatentScheme,
+    scheme: LatentScheme | PictureScheme,
     key: MasterKey,
     alpha: float,
     issued: Sequence[Issued] | None,
