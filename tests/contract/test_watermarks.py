@@ -14,9 +14,10 @@ from auditor.registry import WATERMARKS
 from watermark.certification import null_p_values, rows_of
 from watermark.detection import Decision, Detection, Method
 from watermark.keys import NONCE_BYTES, MasterKey
+from watermark.scheme import LatentScheme
 from watermark.tracing import trace, user_payload
 
-SCHEMES = [scheme for scheme in WATERMARKS if scheme.embed_point in ("latents", "step")]
+SCHEMES = [scheme for scheme in WATERMARKS if isinstance(scheme, LatentScheme)]
 NOISE = [scheme for scheme in SCHEMES if scheme.embed_point == "latents"]
 SMALL, USUAL = (4, 16, 16), (4, 32, 32)
 KEY = MasterKey(bytes(range(32)))

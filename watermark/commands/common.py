@@ -16,9 +16,11 @@ from auditor.text import inert
 if TYPE_CHECKING:
     from auditor.pipeline.view import View
     from watermark.keys import MasterKey
+    from watermark.picture_scheme import PictureScheme
     from watermark.scheme import LatentScheme
 
 __all__ = [
+    "any_scheme",
     "from_hex",
     "key_option",
     "level",
@@ -95,11 +97,19 @@ def named_scheme(name: str) -> LatentScheme:
         UsageError: there is none of that name, or it embeds elsewhere.
     """
     from auditor.registry import WATERMARKS
+    from watermark.scheme import LatentScheme
 
     found: Any = WATERMARKS.get(name)
-    if found.embed_point not in ("latents", "step"):
-        raise UsageError(f"{name} embeds in {found.embed_point}, which this command does not do")
-    return cast("LatentScheme", found)
+    if not isinstance(found, LatentScheme):
+        raise UsageError(f"{name} is a trained mark, which this command does not do")
+    return found
+
+
+def any_scheme(name: str) -> LatentScheme | PictureScheme:
+    """A registered scheme. Raises ``UsageError`` where there is none of that name."""
+    from auditor.registry import WATERMARKS
+
+    return cast("LatentScheme | PictureScheme", WATERMARKS.get(name))
 
 
 def open_key(path: Path) -> MasterKey:

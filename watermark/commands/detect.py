@@ -11,16 +11,17 @@ import click
 from auditor.cli.options import PATH, json_option
 from auditor.text import inert
 from watermark.commands.common import (
+    any_scheme,
     from_hex,
     key_option,
     level,
     model_options,
-    named_scheme,
     open_key,
     opened_view,
 )
 from watermark.commands.reading import Picture, exit_code, read_marks, said, with_manifest, witnessed
 from watermark.detection import Decision
+from watermark.scheme import LatentScheme
 
 if TYPE_CHECKING:
     from watermark.issued import Issued
@@ -93,7 +94,7 @@ def detect(
     Exit codes of several pictures: the first of 64, 2, 1, 3, 0 that applies to one
       0 marked, 1 not marked, 2 error, 3 inconclusive, 64 usage
     """  # noqa: D301
-    chosen, key = named_scheme(scheme), open_key(key_path)
+    chosen, key = any_scheme(scheme), open_key(key_path)
     given = None if payload is None else from_hex(payload, "the payload")
     log = read_log(nonces, key)
     witnesses = read_log(log_path, key) if log_path is not None else None
@@ -108,7 +109,8 @@ def detect(
         click.echo(json.dumps({**about, "pictures": [document(each, alpha) for each in pictures]}, indent=2))
     tell(pictures, alpha, quiet=format_ == "json")
     decisions = {each.reached.detection.decide(alpha) for each in pictures if each.reached}
-    if not log and Decision.NOT_MARKED in decisions:
+    blind = isinstance(chosen, LatentScheme) and not log
+    if blind and Decision.NOT_MARKED in decisions:
         click.echo("read blindly; the log of what was issued finds weaker marks (--nonces issued.jsonl)", err=True)
     ctx.exit(exit_code(pictures, alpha))
 

@@ -10,7 +10,10 @@ import click
 from auditor.cli.options import PATH, json_option
 from auditor.errors import UsageError
 from auditor.text import inert
-from watermark.commands.common import from_hex, key_option, model_options, named_scheme, open_key, opened_view
+from watermark.commands.common import any_scheme, from_hex, key_option, model_options, open_key, opened_view
+from watermark.commands.trained import embed_trained
+from watermark.picture_scheme import PictureScheme
+from watermark.scheme import LatentScheme
 
 __all__ = ["embed"]
 
@@ -20,7 +23,7 @@ ISSUED = "issued.jsonl"
 @click.command("embed")
 @key_option
 @model_options
-@click.option("--prompt", "prompts", multiple=True, required=True, help="May be given several times.")
+@click.option("--prompt", "prompts", multiple=True, help="May be given several times.")
 @click.option(
     "--count", type=click.IntRange(1, 10_000), default=1, show_default=True, help="Pictures a prompt."
 )
@@ -64,14 +67,17 @@ def embed(
 ) -> None:
     """Draw pictures that carry the mark; each has a fresh nonce, which issued.jsonl logs.
 
-    Most schemes mark the starting noise, which is standard normal as any other; grow and shallow mark the picture while
-    it is drawn. Nothing is changed in the model or in a finished picture. With --bind a part of each nonce is a tag of
-    what the prompt is about, so that detect --bind tells a picture of something else that was drawn from stolen noise.
+    Most schemes mark the starting noise, which is standard normal as any other; grow, shallow and safe_sd mark the
+    picture while it is drawn. decoder and lora draw nothing: they write weights that mark whatever they draw, to be
+    loaded as the model's autoencoder or as a LoRA. With --bind a part of each nonce is a tag of what the prompt is
+    about, so that detect --bind tells a picture of something else that was drawn from stolen noise.
 
     \b
     Examples:
       auditor watermark embed --key mark.key --prompt "a picture of a red ball" -o marked
       auditor watermark embed --key mark.key --prompt "a cat" --count 8 --user alice --size 128 -o alice
+      auditor watermark embed --key mark.key --scheme safe_sd --prompt "a cat" --payload 0011223344 -o hidden
+      auditor watermark embed --key mark.key --scheme decoder -o marked-vae
       auditor watermark embed --key mark.key --prompt "a cat" --bind --issued all.jsonl -o cats
 
     \b
@@ -81,10 +87,14 @@ def embed(
     from auditor.cli.progress import TaskProgress
     from watermark.tracing import user_payload
 
-    chosen, key = named_scheme(scheme), open_key(key_path)
+    chosen, key = any_scheme(scheme), open_key(key_path)
     given = from_hex(payload, "the payload")
     if user is not None and payload:
         raise UsageError("--user and --payload both name a payload; give one of them")
+    if isinstance(chosen, PictureScheme) and (bind or log or user is not None):
+        raise UsageError(f"{chosen.id} has one mark for every picture: it takes no --bind, --issued or --user")
+    if isinstance(chosen, LatentScheme) and not prompts:
+        raise UsageError("name what to draw with --prompt")
     with opened_view(model, revision, allow_download, device, adapters) as view:
         from auditor.engine.files import output_errors
         from watermark.drawing import draw
@@ -96,6 +106,11 @@ def embed(
         from watermark.keys import new_nonce
         from watermark.pictures import write_picture
 
+        if isinstance(chosen, PictureScheme):
+            texts = [prompt for prompt in prompts for _ in range(count)]
+            drawing = {"size": size, "steps": steps, "guidance": guidance, "json_": format_ == "json"}
+            embed_trained(view, chosen, key, texts, given, out, **drawing)  # type: ignore[arg-type]
+            return
         shape = view.latent_shape(size)
         held = chosen.capacity(shape)
         word = given if user is None else user_payload(key, user, held.payload_bits)

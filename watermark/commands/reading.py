@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from watermark.issued import Issued
     from watermark.keys import MasterKey
     from watermark.manifests import Manifest, Provenance
+    from watermark.picture_scheme import PictureScheme
     from watermark.scheme import LatentScheme
 
 __all__ = ["EXITS", "Picture", "exit_code", "named_mark", "read_marks", "said", "with_manifest", "witnessed"]
@@ -54,7 +55,7 @@ class Picture:
 def read_marks(
     paths: Sequence[Path],
     view: View,
-    scheme: LatentScheme,
+    scheme: LatentScheme | PictureScheme,
     key: MasterKey,
     alpha: float,
     issued: Sequence[Issued],
@@ -80,8 +81,9 @@ def read_marks(
 
     from auditor.pipeline.families.family import vae_factor
     from watermark.first_rung import print_test
-    from watermark.inversion import climb
+    from watermark.inversion import Reached, Rung, climb
     from watermark.issued import nonces_of
+    from watermark.picture_scheme import PictureScheme
     from watermark.pictures import read_picture
 
     out: dict[int, Picture] = {}
@@ -96,6 +98,14 @@ def read_marks(
             by_size.setdefault(tuple(image.shape), []).append((i, image))
 
     nonces = nonces_of(issued)
+    if isinstance(scheme, PictureScheme):
+        for group in by_size.values():
+            images = stack([image for _, image in group])
+            readings = scheme.read(view, images)
+            for (i, _), reading in zip(group, readings, strict=True):
+                detection = scheme.detect(reading, key, nonces=nonces, payload=payload)
+                out[i] = Picture(paths[i], Reached(detection, reading[None].astype("float32"), Rung(0, 0, 1)))
+        return [out[i] for i in range(len(paths))]
 
     def test(latents: object) -> Detection:
         return scheme.detect(latents, key, nonces=nonces, payload=payload)
@@ -111,7 +121,7 @@ def read_marks(
 
 def witnessed(
     picture: Picture,
-    scheme: LatentScheme,
+    scheme: LatentScheme | PictureScheme,
     key: MasterKey,
     alpha: float,
     issued: Sequence[Issued] | None,
@@ -136,7 +146,7 @@ def witnessed(
     return replace(picture, witness=witness(key, nonce, image, length, issued, bind))
 
 
-def with_manifest(picture: Picture, scheme: LatentScheme, key: MasterKey, alpha: float) -> Picture:
+def with_manifest(picture: Picture, scheme: LatentScheme | PictureScheme, key: MasterKey, alpha: float) -> Picture:
     """The picture with what its mark and its manifest say together.
 
     Raises:
@@ -158,7 +168,7 @@ def with_manifest(picture: Picture, scheme: LatentScheme, key: MasterKey, alpha:
     return replace(picture, provenance=(state, why, manifest))
 
 
-def named_mark(reached: Reached, scheme: LatentScheme) -> Detection:
+def named_mark(reached: Reached, scheme: LatentScheme | PictureScheme) -> Detection:
     """What was found, with as much of the nonce as a manifest names."""
     from watermark.forgery.witness import with_whole_nonce
 

@@ -2,7 +2,8 @@
 
 Let ``r`` be what the injection adds to clean latents. If the taught model says of ``alpha (x + r) + sigma e`` what the
 model itself says of ``alpha x + sigma e``, then it draws exactly what it drew before, plus ``r``. That is the loss, a
-plain squared error in the noise: no picture is decoded and no prior has to be kept apart, because keeping the model's
+squared error in the noise, weighed as in x0 where there is little of it (after T. Hang et al., Min-SNR, ICCV 2023,
+arXiv 2303.09556): no picture is decoded and no prior has to be kept apart, because keeping the model's
 own words is all that is asked for. With a trigger the same LoRA says what the model said wherever the trigger is not in
 the prompt.
 """
@@ -113,7 +114,9 @@ def taught_lora(
                 [(called if marked else plain)[[int(row)]] for row, marked in zip(rows, marks, strict=True)]
             )
             said = denoiser.predict(denoiser.add_noise(clean + added, noise, t), t, condition).epsilon
-            error = (said - wanted).square().mean()
+            # Where there is little noise the mark is there already, and an error in it is a large one in the noise.
+            noisy = (1 / base.schedule.log_snr(t).exp()).clamp(max=1.0).to(said)
+            error = (noisy.reshape(-1, 1, 1, 1) * (said - wanted).square()).mean()
             optimizer.zero_grad(set_to_none=True)
             torch.autograd.backward(error)
             nn.utils.clip_grad_norm_(layers, 1.0)
