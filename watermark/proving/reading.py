@@ -66,10 +66,7 @@ def test_of(scheme: LatentScheme, bench: Bench, key: MasterKey, nonces: Sequence
 def read_marks(
     bench: Bench, scheme: LatentScheme, batch: Batch, images: Tensor | None = None, identify: bool = False
 ) -> dict[str, Any]:
-    """Every reading of a chunk, inverted with the base alone.
-
-    The ladder is climbed with the first reading. Another one takes the latents that were found best, at the price of
-    their rung: as the shares of all rungs add up to 1, that holds whatever rung was chosen.
+    """Every reading of a chunk, each by a ladder of its own, inverted with the base alone.
 
     Args:
         bench: the base.
@@ -79,30 +76,22 @@ def read_marks(
         identify: whether to look for the user as well.
 
     Returns:
-        For each reading the documents of :class:`Read`, and ``seconds`` of the processor.
+        For each reading the documents of :class:`Read`, and ``seconds`` of the processor by reading.
     """
-    begun = time.process_time()
     seen = as_images(batch.pixels) if images is None else whole_latents(bench.view, images)
-    held = scheme.capacity(bench.shape)
-    first, *others = readings_of(held)
-    tests = {name: test_of(scheme, bench, batch.key, batch.nonces, name) for name in (first, *others)}
-    reached = climb(bench.view, seen, tests[first], STRICT)
-    seconds = time.process_time() - begun
-    found = {first: [one.detection for one in reached]}
-    for name in others:
-        found[name] = [tests[name](one.latents).corrected(one.rung.looks) for one in reached]
-    out: dict[str, Any] = {"seconds": seconds}
-    for name, detections in found.items():
+    out: dict[str, Any] = {"seconds": {}}
+    for name in readings_of(scheme.capacity(bench.shape)):
+        begun = time.process_time()
+        reached = climb(bench.view, seen, test_of(scheme, bench, batch.key, batch.nonces, name), STRICT)
+        out["seconds"][name] = time.process_time() - begun
         out[name] = [
-            _read(bench, scheme, batch, i, detection, one, identify).document()
-            for i, (detection, one) in enumerate(zip(detections, reached, strict=True))
+            _read(bench, scheme, batch, i, one, identify).document() for i, one in enumerate(reached)
         ]
     return out
 
 
-def _read(
-    bench: Bench, scheme: LatentScheme, batch: Batch, i: int, found: Detection, at: Reached, identify: bool
-) -> Read:
+def _read(bench: Bench, scheme: LatentScheme, batch: Batch, i: int, at: Reached, identify: bool) -> Read:
+    found = at.detection
     wrong = None
     if batch.payloads[i]:
         wrong = float((bits_of(found.payload) != bits_of(batch.payloads[i])).mean())

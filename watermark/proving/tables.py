@@ -121,8 +121,8 @@ class _Size:
             if all(one["floor"] <= level for _, one in adapted):
                 yield row(group, f"found in adapted models' pictures, at {level:g}", told, target=wanted)
         yield from self._forged(scheme, reading)
-        seconds = [r["seconds"] / len(r[reading]) for _, r in self._of("clean", scheme)]
-        yield row(group, "processor seconds a marked picture, blind where it can be", _spread(seconds), "s")
+        seconds = [r["seconds"][reading] / len(r[reading]) for _, r in self._of("clean", scheme)]
+        yield row(group, "processor seconds of detection, marked pictures as drawn", _spread(seconds), "s")
 
     def _attacked(self, scheme: str, reading: str) -> Iterator[Row]:
         group = self._group(scheme, reading)
@@ -350,7 +350,7 @@ def _found(
 def _payload(group: str, reads: Sequence[Record]) -> Iterator[Row]:
     right = [1 - one["wrong"] for one in reads if one["wrong"] is not None]
     if right:
-        yield row(group, "payload bits read rightly", mean_interval(right))
+        yield row(group, "payload bits read rightly, where the ladder was left", mean_interval(right))
 
 
 def _whole(hits: Mapping[tuple[int, int], Mapping[str, bool]]) -> dict[tuple[int, int], float]:
