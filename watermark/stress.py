@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from auditor.pipeline.view import View
     from watermark.removal.attack import Removal
 
-__all__ = ["Marked", "StressRow", "draw_marked", "stress"]
+__all__ = ["Marked", "StressRow", "draw_marked", "stress", "whole_latents", "whole_picture"]
 
 
 @dataclass(frozen=True)
@@ -153,7 +153,7 @@ def _row(
 ) -> StressRow:
     from watermark.inversion import climb
 
-    trimmed = _whole_latents(view, images)
+    trimmed = whole_latents(view, images)
     test = _test(scheme, marked, register)
     found = [reached.detection for reached in climb(view, trimmed, test, alpha, share=scheme.share)]
     decisions = [detection.decide(alpha) for detection in found]
@@ -175,21 +175,26 @@ def _row(
 
 
 def _test(scheme: LatentScheme, marked: Marked, register: bool) -> Callable[[Any], Detection]:
-    from watermark.registration import Change, searching, undone
+    from watermark.registration import searching
 
     held = scheme.capacity(marked.shape)
     # Schemes that cannot be read blindly are given the log of all pictures.
     logged = () if held.nonce_bits else marked.nonces
 
     def plain(latents: Any) -> Detection:
-        # Less than a whole picture is taken for its upper left corner, unless a search is asked for.
-        whole = undone(latents, Change(), *marked.shape[1:]) if latents.shape != marked.shape else latents
-        return scheme.detect(whole, marked.key, nonces=logged)
+        return scheme.detect(whole_picture(latents, marked.shape), marked.key, nonces=logged)
 
     return searching(plain, marked.shape) if register else plain
 
 
-def _whole_latents(view: View, images: Tensor) -> Tensor:
+def whole_picture(latents: Any, shape: Shape) -> Any:
+    """Latents of ``shape``: less than a whole picture is taken for its upper left corner, where no search is made."""
+    from watermark.registration import Change, undone
+
+    return latents if latents.shape == shape else undone(latents, Change(), *shape[1:])
+
+
+def whole_latents(view: View, images: Tensor) -> Tensor:
     """Pictures without what goes beyond a whole number of latents at the right and at the bottom."""
     from auditor.pipeline.families.family import vae_factor
 

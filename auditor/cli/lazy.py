@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -16,32 +17,43 @@ from auditor.text import did_you_mean, inert
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["COMMAND_GROUP", "LazyGroup"]
+__all__ = ["COMMAND_GROUP", "PROOF_GROUP", "LazyGroup"]
 
 COMMAND_GROUP = "auditor.commands"
+PROOF_GROUP = "auditor.proofs"
 
 
 class LazyGroup(click.Group):
-    """Own commands come from a table, further ones from entry points.
+    """Own commands come from a table or are added to the group, further ones from entry points.
 
     Args:
         own: name to ``module:attribute`` and one line of help.
+        points: the entry-point group of the further ones.
     """
 
-    def __init__(self, *args: Any, own: Mapping[str, tuple[str, str]], **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        own: Mapping[str, tuple[str, str]] = MappingProxyType({}),
+        points: str = COMMAND_GROUP,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self._own = own
+        self._own, self._group = own, points
         self._plugins: dict[str, EntryPoint] | None = None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Own commands in the order of the table, then the others by name."""
-        return [*self._own, *sorted(self._points().keys() - self._own.keys())]
+        others = self._points().keys() | self.commands.keys()
+        return [*self._own, *sorted(others - self._own.keys())]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Imports a command; None if there is none of that name."""
         if cmd_name in self._own:
             module, _, attribute = self._own[cmd_name][0].partition(":")
             found: Any = getattr(importlib.import_module(module), attribute)
+        elif cmd_name in self.commands:
+            return self.commands[cmd_name]
         elif cmd_name in self._points():
             found = self._points()[cmd_name].load()
         else:
@@ -61,19 +73,18 @@ class LazyGroup(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """One line a command, without importing any."""
-        own = [(name, text) for name, (_, text) in self._own.items()]
-        more = [
-            (name, _summary(point)) for name, point in sorted(self._points().items()) if name not in self._own
-        ]
+        told = {name: text for name, (_, text) in self._own.items()}
+        told |= {name: command.get_short_help_str(100) for name, command in self.commands.items()}
+        rows = [(name, told.get(name) or _summary(self._points()[name])) for name in self.list_commands(ctx)]
         with formatter.section("Commands"):
-            formatter.write_dl(own + more)
+            formatter.write_dl(rows)
 
     def _points(self) -> dict[str, EntryPoint]:
         # Reading the entry points of a full environment takes longer than a whole scan of a small file.
         if self._plugins is None:
             from importlib.metadata import entry_points
 
-            self._plugins = {point.name: point for point in entry_points(group=COMMAND_GROUP)}
+            self._plugins = {point.name: point for point in entry_points(group=self._group)}
         return self._plugins
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from auditor.cli.lazy import PROOF_GROUP, LazyGroup
 from auditor.cli.main import Session
 from auditor.cli.options import PATH, Shard
 from auditor.text import inert
@@ -42,7 +43,7 @@ _SPECIMENS = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, points=PROOF_GROUP, context_settings={"help_option_names": ["-h", "--help"]})
 def prove() -> None:
     """Measure the toolkit on subjects with known ground truth: quality of the world, power and false alarms.
 
@@ -59,6 +60,7 @@ def prove() -> None:
       auditor prove prompts -o proof/prompts
       auditor prove scan -o proof
       auditor prove personalize -o proof
+      auditor prove watermark -o proof/watermark
 
     \b
     Exit codes: 0 measured (whatever the figures), 2 it could not be measured, 64 usage

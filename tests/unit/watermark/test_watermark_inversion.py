@@ -47,7 +47,7 @@ def detection(p):
 def test_shares_of_the_ladder_add_up_to_the_level():
     for ladder in (LADDER, SHORT):
         assert sum(1 / rung.looks for rung in ladder) == 1
-    assert [rung.steps for rung in LADDER] == [0, 1, 5, 20]
+    assert [rung.steps for rung in LADDER] == [0, 2, 5, 20]
 
 
 def test_15_every_family_is_inverted_and_left_as_it_was(view):
