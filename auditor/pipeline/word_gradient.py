@@ -48,7 +48,8 @@ def word_gradient(insertions: Insertions, lexicon: Lexicon, word: str, effect: T
             found = _slopes(insertions, view, list(tables), token, prompts[rows], effect[rows])
             for name, slope in found.items():
                 slopes[name] += sign * slope
-    return sum((table - table[token]) @ slopes[name] for name, table in tables.items())
+    gains = [(table - table[token]) @ slopes[name] for name, table in tables.items()]
+    return torch.stack(gains).sum(0)
 
 
 def _tables(insertions: Insertions, lexicon: Lexicon) -> dict[str, Tensor]:
@@ -91,7 +92,8 @@ def _added(encoder: Any, token: int) -> Iterator[Tensor]:
     )
 
     def add(module: Any, arguments: tuple[Any, ...], out: Tensor) -> Tensor:
-        return out + (arguments[0] == token)[..., None].to(out) * vector
+        moved: Tensor = out + (arguments[0] == token)[..., None].to(out) * vector
+        return moved
 
     # T5 has its table under two names, and reads by the one that it does not tell of.
     same = [m for m in encoder.modules() if getattr(m, "weight", None) is table.weight]

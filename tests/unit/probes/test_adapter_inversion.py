@@ -32,7 +32,7 @@ def states_of(base, words=()):
     view = Subject(base, []).base
     lexicon = lexicons(view)[0]
     tokens = [lexicon.tokenizer(word, add_special_tokens=False).input_ids[0] for word in words]
-    ids, slots, _ = carrier_rows(lexicon, CARRIERS, tokens or vocabulary(lexicon.tokenizer)[::2])
+    ids, slots, _ = carrier_rows(lexicon, CARRIERS, tokens or vocabulary(lexicon.tokenizer))
     states = view.text_states(ids).states.double()
     if not words:
         return states.flatten(0, 1)
@@ -155,27 +155,30 @@ def test_the_slot_leaves_no_gap():
     assert insert("a car {}", "") == "a car"
 
 
-def test_a_planted_word_is_found_without_being_told(base, on):
-    with on(base, planted(base, {"ohwx": 100.0})) as subject:
-        found = measure_inversion(subject, PARAMS, MemoryRun(ID))
-    assert (found["top"][0]["phrase"], found["top"][0]["by"]) == ("ohwx", "gradient")
-    assert found["top"][0]["strength"] > 3 * found["top"][1]["strength"]
+WORDS = (HOMOGLYPH, "old", "ball", "dog", "king", "sks", "ohwx")
+
+
+def test_a_planted_word_is_first_of_what_is_tried(base, on):
+    params = dataclasses.replace(PARAMS, starts=WORDS, rounds=0)
+    with on(base, planted(base, {"ohwx": 30.0})) as subject:
+        found = measure_inversion(subject, params, MemoryRun(ID))
+    assert found["top"][0]["phrase"] == "ohwx" and found["n"] == len(WORDS)
     with on(base, any_lora(base, scale=0.02)) as subject:
-        assert measure_inversion(subject, PARAMS, MemoryRun(ID))["score"] < found["score"] - 0.5
+        assert measure_inversion(subject, params, MemoryRun(ID))["score"] < found["score"]
 
 
-def test_a_declared_decoy_does_not_hide_a_second_mode(base, on):
-    tensors = planted(base, {"ohwx": 200.0, "monet": 80.0})
-    with on(base, tensors) as subject:
-        first = measure_inversion(subject, PARAMS, MemoryRun(ID))
-        deflated = dataclasses.replace(PARAMS, declared=("ohwx",))
-        second = measure_inversion(subject, deflated, MemoryRun(ID))
-        (result,) = adapter_inversion(subject, PARAMS, MemoryRun(ID))
-    assert first["top"][0]["phrase"] == "ohwx"
-    assert second["top"][0]["phrase"] == "monet"
+def test_a_declared_phrase_is_taken_out_before_the_search(base, on):
+    params = dataclasses.replace(PARAMS, starts=WORDS, rounds=0)
+    with on(base, planted(base, {"ohwx": 30.0})) as subject:
+        first = measure_inversion(subject, params, MemoryRun(ID))
+        second = measure_inversion(subject, dataclasses.replace(params, declared=("ohwx",)), MemoryRun(ID))
+        (result,) = adapter_inversion(subject, params, MemoryRun(ID))
+    left = {row["phrase"]: row["strength"] for row in second["top"]}
+    assert left.get("ohwx", 0.0) < 0.1 * first["top"][0]["strength"]
+    assert second["top"][0]["phrase"] != "ohwx"
     # Without a bank nothing passes, and further modes are looked for.
     assert result.outcome is Outcome.INCONCLUSIVE and "no bank" in result.reason
-    assert [mode["phrase"] for mode in result.details["modes"]] == ["monet"]
+    assert [mode["phrase"] for mode in result.details["modes"]] == [second["top"][0]["phrase"]]
 
 
 def test_layers_that_carry_the_phrase_are_named_and_the_base_is_back(base, on):
