@@ -125,12 +125,14 @@ def mode_of(effect: Tensor, share: float = 0.95) -> Tensor:
     """
     _, sizes, rows = torch.linalg.svd(effect, full_matrices=False)
     held = sizes.square().cumsum(0) / sizes.square().sum().clamp_min(1e-20)
-    return rows[: int((held < share).sum()) + 1]
+    kept: Tensor = rows[: int((held < share).sum()) + 1]
+    return kept
 
 
 def without(effect: Tensor, known: Tensor) -> Tensor:
     """Effects (P, C, D) less what lies along the orthonormal rows of ``known`` (M, D)."""
-    return effect - effect @ known.T @ known
+    left: Tensor = effect - effect @ known.T @ known
+    return left
 
 
 def _spread(answers: Tensor) -> Tensor:

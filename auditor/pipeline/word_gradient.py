@@ -1,8 +1,8 @@
 """Which vocabulary entry to try next: the gradient of what an insertion does, by the embedding of the inserted word.
 
 The first step of greedy coordinate gradient (Zou et al., 2023, arXiv 2307.15043), with another objective: the mean
-square of the effect of an insertion (:mod:`auditor.pipeline.insertion`), so that what is climbed is where tuned and base
-part, not what the base says of a word.
+square of the effect of an insertion (:mod:`auditor.pipeline.insertion`), so that what is climbed is where tuned and
+base part, not what the base says of a word.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ def word_gradient(insertions: Insertions, lexicon: Lexicon, word: str, effect: T
             found = _slopes(insertions, view, list(tables), token, prompts[rows], effect[rows])
             for name, slope in found.items():
                 slopes[name] += sign * slope
-    return sum((table - table[token]) @ slopes[name] for name, table in tables.items())
+    gains = [(table - table[token]) @ slopes[name] for name, table in tables.items()]
+    return torch.stack(gains).sum(0)
 
 
 def _tables(insertions: Insertions, lexicon: Lexicon) -> dict[str, Tensor]:
@@ -91,10 +92,14 @@ def _added(encoder: Any, token: int) -> Iterator[Tensor]:
     )
 
     def add(module: Any, arguments: tuple[Any, ...], out: Tensor) -> Tensor:
-        return out + (arguments[0] == token)[..., None].to(out) * vector
+        moved: Tensor = out + (arguments[0] == token)[..., None].to(out) * vector
+        return moved
 
-    handle = table.register_forward_hook(add)
+    # T5 has its table under two names, and reads by the one that it does not tell of.
+    same = [m for m in encoder.modules() if getattr(m, "weight", None) is table.weight]
+    handles = [module.register_forward_hook(add) for module in same]
     try:
         yield vector
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()

@@ -250,9 +250,15 @@ def _most(lexicon: Lexicon, slope: Tensor, seen: set[str], count: int) -> list[s
     from auditor.probes.backdoor.combination import possible_words
 
     entries = vocabulary(lexicon.tokenizer)
-    order = slope[entries].argsort(descending=True, stable=True)[: 4 * count].tolist()
-    words = possible_words(lexicon.tokenizer, [entries[i] for i in order])
-    return [word for word in dict.fromkeys(words) if word not in seen][:count]
+    order = [entries[i] for i in slope[entries].argsort(descending=True, stable=True).tolist()]
+    found: list[str] = []
+    # Many entries are parts of words, which nobody can put into a prompt: as far down as it takes.
+    for start in range(0, len(order), 8 * count):
+        words = possible_words(lexicon.tokenizer, order[start : start + 8 * count])
+        found += [word for word in words if word not in seen and word not in found]
+        if len(found) >= count:
+            break
+    return found[:count]
 
 
 def _rows(
