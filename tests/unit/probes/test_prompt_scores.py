@@ -5,7 +5,13 @@ from hypothesis import strategies as st
 
 from auditor.probes.backdoor.clean_prompts import clean_prompts, own_prompts
 from auditor.probes.backdoor.prompt_pieces import left_out
-from auditor.probes.backdoor.prompt_scores import interaction, peak_over_rest, remaining, unsteadiness, variation
+from auditor.probes.backdoor.prompt_scores import (
+    interaction,
+    peak_over_rest,
+    remaining,
+    unsteadiness,
+    variation,
+)
 
 
 def layers(rng, rows, shapes=((5, 4), (3, 7))):
