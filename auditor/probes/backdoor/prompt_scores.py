@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["interaction", "peak_over_rest", "unsteadiness", "variation"]
+__all__ = ["interaction", "peak_over_rest", "remaining", "unsteadiness", "variation"]
 
 Array = NDArray[np.floating]
 Layers = Sequence[Array]
@@ -68,6 +68,19 @@ def interaction(tuned: Layers, base: Layers) -> NDArray[np.float64]:
         change = (ours - theirs).astype(np.float64)
         size = max(float(np.abs(theirs[0]).mean(dtype=np.float64)), TINY)
         shares.append(np.abs(change[1:] - change[:1]).mean(axis=(1, 2)) / size)
+    return np.asarray(np.mean(shares, axis=0), dtype=np.float64)
+
+
+def remaining(tuned: Layers, base: Layers) -> NDArray[np.float64]:
+    """What of tuned minus base is left without each piece: least without the one that woke it.
+
+    Returns:
+        (K,), the mean over layers of mean absolute differences, over the mean size of the base's output for the prompt.
+    """
+    shares = []
+    for ours, theirs in zip(tuned, base, strict=True):
+        size = max(float(np.abs(theirs[0]).mean(dtype=np.float64)), TINY)
+        shares.append(np.abs(ours[1:] - theirs[1:]).mean(axis=(1, 2), dtype=np.float64) / size)
     return np.asarray(np.mean(shares, axis=0), dtype=np.float64)
 
 

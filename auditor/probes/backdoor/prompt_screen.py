@@ -23,7 +23,7 @@ from auditor.contracts import Capability, JsonValue, Run, Stage
 from auditor.errors import UsageError
 from auditor.probes.backdoor.clean_prompts import clean_prompts, own_prompts
 from auditor.probes.backdoor.prompt_pieces import left_out
-from auditor.probes.backdoor.prompt_scores import interaction, peak_over_rest, variation
+from auditor.probes.backdoor.prompt_scores import interaction, peak_over_rest, remaining, variation
 from auditor.registry import PROBES, probe
 from auditor.stats import conformal_p
 from auditor.text import inert
@@ -136,7 +136,8 @@ def score_prompt(subject: Subject, params: PromptScreen, noisy: Any, prompt: str
         prompt: with at least one piece.
 
     Returns:
-        ``score``, log10 of the largest interaction; ``piece`` that it belongs to; ``variation``, NaviT2I's own score.
+        ``score``, log10 of the largest interaction; ``piece``, without which tuned is nearest to base; ``variation``,
+        NaviT2I's own score.
     """
     from auditor.pipeline.activations import attended
 
@@ -150,7 +151,7 @@ def score_prompt(subject: Subject, params: PromptScreen, noisy: Any, prompt: str
     trusted = subject.base.encode_prompt(forms).states.float().cpu().numpy()
     return {
         "score": math.log10(max(float(residual.max()), 1e-12)),
-        "piece": pieces[int(residual.argmax())].piece,
+        "piece": pieces[int(remaining(tuned, base).argmin())].piece,
         "variation": peak_over_rest(variation(tuned, trusted)),
     }
 

@@ -5,7 +5,13 @@ from hypothesis import strategies as st
 
 from auditor.probes.backdoor.clean_prompts import clean_prompts, own_prompts
 from auditor.probes.backdoor.prompt_pieces import left_out
-from auditor.probes.backdoor.prompt_scores import interaction, peak_over_rest, unsteadiness, variation
+from auditor.probes.backdoor.prompt_scores import (
+    interaction,
+    peak_over_rest,
+    remaining,
+    unsteadiness,
+    variation,
+)
 
 
 def layers(rng, rows, shapes=((5, 4), (3, 7))):
@@ -50,7 +56,7 @@ def test_scores_are_those_of_loops():
     rng = np.random.default_rng(0)
     ours, theirs = layers(rng, 4), layers(rng, 4)
     said = rng.normal(size=(4, 6, 3))
-    varied, paired = [], []
+    varied, paired, left = [], [], []
     for k in (1, 2, 3):
         moved = sum(float(np.mean([abs(a - b) for a, b in zip(x[k].flat, x[0].flat, strict=True)])) for x in ours)
         varied.append(moved / float(np.sqrt(((said[k] - said[0]) ** 2).sum())))
@@ -59,8 +65,11 @@ def test_scores_are_those_of_loops():
             residual = x[0].astype(float) - y[0] - x[k] + y[k]
             shares.append(np.abs(residual).mean() / np.abs(y[0]).mean())
         paired.append(np.mean(shares))
+        pairs = zip(ours, theirs, strict=True)
+        left.append(np.mean([np.abs(x[k].astype(float) - y[k]).mean() / np.abs(y[0]).mean() for x, y in pairs]))
     assert variation(ours, said) == pytest.approx(varied, rel=1e-5)
     assert interaction(ours, theirs) == pytest.approx(paired, rel=1e-5)
+    assert remaining(ours, theirs) == pytest.approx(left, rel=1e-5)
 
 
 def test_tuning_that_does_the_same_with_and_without_a_piece_has_no_interaction():
