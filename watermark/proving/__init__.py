@@ -1,0 +1,1 @@
+"""``auditor prove watermark``: what marks are worth on the embedded base, counted beside another toolkit."""
