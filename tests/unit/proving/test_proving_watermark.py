@@ -198,7 +198,10 @@ def test_figures_are_those_of_the_records(bench, tmp_path):
             "marked": [0.9, 0.2],
             "unmarked": {"natural": {"scores": [0.5] * 50, "others": [[0.1]] * 50}},
             "speed": {
-                kind: {"theirs": [8.0, 9.0], **dict.fromkeys(LADDERS, {"found": [True, False], "seconds": [2.0, 9.0]})}
+                kind: {
+                    "theirs": [8.0, 9.0],
+                    **{name: {"found": [True, False], "seconds": [2.0, 9.0]} for name in LADDERS},
+                }
                 for kind in ("marked", "unmarked")
             },
         }),
