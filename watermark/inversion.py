@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from auditor.pipeline.view import View
 
-__all__ = ["LADDER", "Encoding", "Reached", "Rung", "climb", "invert", "ladder_of", "noise_at"]
+__all__ = ["LADDER", "QUICK", "Encoding", "Reached", "Rung", "climb", "invert", "ladder_of", "noise_at"]
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,9 @@ _CLEAN = (Rung(0, 0, 2), Rung(0, 16, 2))
 def ladder_of(share: float) -> tuple[Rung, ...]:
     """The ladder for marks that stand at a share of the schedule (:attr:`watermark.scheme.LatentScheme.share`)."""
     return LADDER if share == 1 else _SHALLOW if share > 0 else _CLEAN
+
+QUICK = (Rung(0, 0, 2), Rung(2, 0, 2))
+"""Without decoder inversion and without long inversions: for many pictures, most of them unmarked."""
 
 
 @dataclass(frozen=True)

@@ -21,17 +21,19 @@ from numpy.typing import NDArray
 from auditor.errors import AuditorError
 from auditor.proving.counts import write_whole
 from auditor.world.embedded import embedded_folder
-from watermark.inversion import climb
+from watermark.inversion import LADDER, QUICK, Rung, climb
 from watermark.proving.bench import CHUNK, STEPS, Batch, Bench, as_images, as_pixels
 from watermark.proving.reading import LOGGED, test_of
 from watermark.removal.attack import Removal
 from watermark.scheme import LatentScheme
 
-__all__ = ["Peer", "Rival", "find_rival", "rival_attack_unit", "rival_clean_unit", "rivals_at", "speed_unit"]
+__all__ = ["Peer", "Rival", "find_rival", "rival_attack_unit", "rival_clean_unit", "rivals_at"]
 
 Pixels = NDArray[np.uint8]
 
 FPR = 0.01
+LADDERS = {"ladder": LADDER, "first rungs": QUICK}
+"""Ways to detect that are timed."""
 _PACKAGE = "markdiffusion"
 _DRIVER = Path(__file__).with_name("rival_driver.py")
 _ASK = (
@@ -196,14 +198,30 @@ class Peer:
         return answer
 
 
-def rival_clean_unit(peer: Peer, chunk: int) -> dict[str, Any]:
-    """Scores of its marked pictures, and of unmarked ones with its key and with others."""
-    bench = peer.bench
+def rival_clean_unit(peer: Peer, scheme: LatentScheme, chunk: int) -> dict[str, Any]:
+    """Scores of its marked pictures, of unmarked ones with its key and with others, and seconds of both detectors.
+
+    One after the other, each detector takes marked pictures of its own, and both take the same unmarked ones. Ours
+    leaves its ladder at a level of 1 %; theirs has no level, and its steps are those of our last rung.
+
+    Args:
+        peer: its process.
+        scheme: ours that does the same.
+        chunk: of pictures.
+    """
+    bench, batch = peer.bench, peer.bench.marked(scheme, chunk)
+    marked = peer.score(peer.marked(chunk))
     unmarked = {
         kind: peer.score(pixels, others=True)
         for kind, pixels in (("generated", bench.clean(chunk)), ("natural", bench.natural(chunk)))
     }
-    return {"marked": peer.score(peer.marked(chunk))["scores"], "unmarked": unmarked}
+    speed = {}
+    for kind, pixels, told in (
+        ("marked", batch.pixels, marked), ("unmarked", bench.clean(chunk), unmarked["generated"])
+    ):  # fmt: skip
+        ours = {name: _timed(bench, scheme, batch, pixels, ladder) for name, ladder in LADDERS.items()}
+        speed[kind] = {"theirs": [told["processor"], told["clock"]], **ours}
+    return {"marked": marked["scores"], "unmarked": unmarked, "speed": speed}
 
 
 def rival_attack_unit(peer: Peer, chunk: int, attack: Removal, strength: float) -> dict[str, Any]:
@@ -213,32 +231,15 @@ def rival_attack_unit(peer: Peer, chunk: int, attack: Removal, strength: float) 
     return {"marked": peer.score(as_pixels(attacked))["scores"]}
 
 
-def speed_unit(peer: Peer, scheme: LatentScheme, chunk: int) -> dict[str, Any]:
-    """Seconds of both detectors, one after the other: each on marked pictures of its own, both on the same unmarked.
-
-    Ours leaves its ladder at a level of 1 %; theirs has no level, and its steps are those of our last rung.
-    """
-    bench = peer.bench
-    batch = bench.marked(scheme, chunk)
-    out: dict[str, Any] = {}
-    for kind, mine, its in (
-        ("marked", batch.pixels, peer.marked(chunk)),
-        ("unmarked", bench.clean(chunk), bench.clean(chunk)),
-    ):
-        found, seconds = _timed(bench, scheme, batch, mine)
-        told = peer.score(its)
-        out[kind] = {"ours": seconds, "found": found, "theirs": [told["processor"], told["clock"]]}
-    return out
-
-
 def _timed(
-    bench: Bench, scheme: LatentScheme, batch: Batch, pixels: Pixels
-) -> tuple[list[bool], list[float]]:
+    bench: Bench, scheme: LatentScheme, batch: Batch, pixels: Pixels, ladder: Sequence[Rung]
+) -> dict[str, Any]:
+    """What is found, and seconds of the processor and by the clock."""
     test = test_of(scheme, bench, batch.key, batch.nonces, LOGGED)
     begun, clock = time.process_time(), time.perf_counter()
-    reached = climb(bench.view, as_images(pixels), test, FPR)
+    reached = climb(bench.view, as_images(pixels), test, FPR, ladder)
     seconds = [time.process_time() - begun, time.perf_counter() - clock]
-    return [one.detection.p_value <= FPR for one in reached], seconds
+    return {"found": [one.detection.p_value <= FPR for one in reached], "seconds": seconds}
 
 
 def _interpreter(python: Path | None) -> str:

@@ -18,7 +18,7 @@ from auditor.stats import Interval, StatisticsError, bootstrap, clopper_pearson
 from watermark.proving.bench import USERS
 from watermark.proving.nulls import KINDS
 from watermark.proving.reading import BLIND, LOGGED
-from watermark.proving.rival import FPR
+from watermark.proving.rival import FPR, LADDERS
 from watermark.proving.units import Unit
 from watermark.removal.attack import Removal
 
@@ -265,16 +265,22 @@ class _Size:
         return _whole(hits)
 
     def _speed(self, rival: str, group: str) -> Iterator[Row]:
-        records = [record for _, record in self._of("speed", rival)]
+        records = [record["speed"] for _, record in self._of("rival", rival)]
         for kind in ("marked", "unmarked") if records else ():
-            n = sum(len(record[kind]["found"]) for record in records)
-            for who in ("ours", "theirs"):
-                spent = sum(record[kind][who][0] for record in records)
-                yield _point(group, f"pictures a processor second, {who}, {kind}", n / spent, n, "a second")
-            ratios = [record[kind]["theirs"][0] / record[kind]["ours"][0] for record in records]
-            yield row(group, f"its processor seconds by ours, {kind}", _spread(ratios), "x", 10.0)
-            found = sum(sum(record[kind]["found"]) for record in records)
-            yield row(group, f"found by ours in that time, {kind}", clopper_pearson(found, n))
+            n = sum(len(record[kind]["ladder"]["found"]) for record in records)
+            spent = sum(record[kind]["theirs"][0] for record in records)
+            yield _point(group, f"pictures a processor second, {kind}", n / spent, n, "a second")
+            for name in LADDERS:
+                ours = [record[kind][name] for record in records]
+                spent = sum(one["seconds"][0] for one in ours)
+                yield _point(group, f"pictures a processor second, ours, {name}, {kind}", n / spent, n, "a second")
+                ratios = [
+                    record[kind]["theirs"][0] / one["seconds"][0]
+                    for record, one in zip(records, ours, strict=True)
+                ]
+                yield row(group, f"its processor seconds by ours, {name}, {kind}", _spread(ratios), "x", 10.0)
+                found = sum(sum(one["found"]) for one in ours)
+                yield row(group, f"found by ours in that time, {name}, {kind}", clopper_pearson(found, n))
 
     def sheet(self, attacks: Sequence[str]) -> str:
         """Attacks by schemes at 1 %, as Markdown."""

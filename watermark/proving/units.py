@@ -19,7 +19,7 @@ from watermark.proving.marks import (
     telling_unit,
 )
 from watermark.proving.nulls import KINDS, PART, null_unit
-from watermark.proving.rival import Peer, rival_attack_unit, rival_clean_unit, speed_unit
+from watermark.proving.rival import Peer, rival_attack_unit, rival_clean_unit
 from watermark.removal.attack import Removal
 from watermark.scheme import LatentScheme
 
@@ -68,8 +68,8 @@ class Unit:
     """One piece of work and where its record lies.
 
     Attributes:
-        kind: ``clean``, ``quality``, ``null``, ``attack``, ``forgery``, ``adapter``, ``telling``, ``rival``,
-            ``rival attack`` or ``speed``.
+        kind: ``clean``, ``quality``, ``null``, ``attack``, ``forgery``, ``adapter``, ``telling``, ``rival``
+            or ``rival attack``.
         size: pixels.
         scheme: id; that of the other toolkit for its units; empty for unmarked pictures.
         label: of the attack, forgery or member; empty for others.
@@ -139,8 +139,7 @@ def _turn(
             yield unit("null", scheme.id, "", 10.0, partial(null_unit, bench, scheme, turn))
     if turn < amounts.attacked_chunks:
         for peer, scheme in peers:
-            yield unit("rival", peer.rival.id, "", 6 * one, partial(rival_clean_unit, peer, turn))
-            yield unit("speed", peer.rival.id, "", 5 * one, partial(speed_unit, peer, scheme, turn))
+            yield unit("rival", peer.rival.id, "", 7 * one, partial(rival_clean_unit, peer, scheme, turn))
         # Attack by attack, so that those that are compared are done on the same attacks.
         for attack in attacks:
             strength = strength_of(attack)

@@ -23,7 +23,7 @@ from watermark.proving.bench import CHUNK, Bench, as_images, as_pixels
 from watermark.proving.marks import attack_unit, clean_unit, forgery_unit, members_of, telling_unit
 from watermark.proving.nulls import KINDS, null_unit
 from watermark.proving.reading import BLIND, LOGGED, read_marks, readings_of
-from watermark.proving.rival import Peer, find_rival, rival_clean_unit, rivals_at, speed_unit
+from watermark.proving.rival import LADDERS, Peer, find_rival, rival_clean_unit, rivals_at
 from watermark.proving.tables import mean_interval, threshold_of, write_watermark
 from watermark.proving.units import Amounts, Unit, strength_of, units_at
 from watermark.removal.catalogue import SIGNAL
@@ -197,12 +197,15 @@ def test_figures_are_those_of_the_records(bench, tmp_path):
         (unit(bench, "rival", "GS"), {
             "marked": [0.9, 0.2],
             "unmarked": {"natural": {"scores": [0.5] * 50, "others": [[0.1]] * 50}},
+            "speed": {
+                kind: {
+                    "theirs": [8.0, 9.0],
+                    **{name: {"found": [True, False], "seconds": [2.0, 9.0]} for name in LADDERS},
+                }
+                for kind in ("marked", "unmarked")
+            },
         }),
         (unit(bench, "rival attack", "GS", "jpeg"), {"marked": [0.4, 0.2]}),
-        (unit(bench, "speed", "GS"), {
-            kind: {"ours": [2.0, 9.0], "found": [True, False], "theirs": [8.0, 9.0]}
-            for kind in ("marked", "unmarked")
-        }),
     ]  # fmt: skip
     record = write_watermark(tmp_path, records, attacks, {"seed": 0})
     blind, log = figures(record, "tail_sign, blind"), figures(record, "tail_sign, log")
@@ -225,8 +228,8 @@ def test_figures_are_those_of_the_records(bench, tmp_path):
     rival = figures(record, "MarkDiffusion GS")
     assert rival["found as drawn, at 0.01"]["value"] == 0.5
     assert rival["tail_sign, log, less it: average over attacks in place, at 0.01"]["value"] == 1
-    assert rival["its processor seconds by ours, marked"]["value"] == 4
-    assert rival["pictures a processor second, ours, marked"]["value"] == 1
+    assert rival["its processor seconds by ours, ladder, marked"]["value"] == 4
+    assert rival["pictures a processor second, ours, ladder, marked"]["value"] == 1
     sheet = (tmp_path / "watermark.md").read_text("utf-8")
     assert "| as drawn | 3/4 | 4/4 | 1/2 |" in sheet and "| crop | 0/2 | 1/2 |  |" in sheet
 
@@ -348,12 +351,12 @@ def test_the_other_toolkit_draws_and_scores_in_a_process_of_its_own(stand_in, tm
         drawn = peer.marked(0)
         # Each picture has noise and seed of its own.
         assert drawn.shape == (CHUNK, 32, 32, 3) and len(np.unique(drawn[:, 0, 0, 1])) > 1
-        record = rival_clean_unit(peer, 0)
+        record = rival_clean_unit(peer, TreeRing(), 0)
         assert record["marked"] == [-(float(one) + 999999) for one in drawn[:, 0, 0, 0]]
         others = record["unmarked"]["natural"]["others"]
         assert [b - a for a, b in others] == [-2.0] * CHUNK
-        timed = speed_unit(peer, TreeRing(), 0)
-        assert all(timed["marked"]["found"]) and timed["unmarked"]["theirs"][0] > 0
+        timed = record["speed"]
+        assert all(timed["marked"]["ladder"]["found"]) and timed["unmarked"]["theirs"][0] > 0
     ring_id = next(rival for rival in rivals_at(32) if rival.id == "RI")
     with Peer(bench, ring_id, stand_in) as peer, pytest.raises(AuditorError, match="no rings here"):
         peer.marked(0)
