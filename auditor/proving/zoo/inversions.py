@@ -24,7 +24,6 @@ from auditor.banks import (
     Split,
     build_bank,
     fit_adjustment,
-    split_of_recipe,
     write_bank,
 )
 from auditor.contracts import Progress
@@ -38,6 +37,7 @@ from auditor.proving.counts import cell, counted, write_json, write_whole
 from auditor.proving.memory_run import MemoryRun
 from auditor.proving.zoo.build import home_of, zoo_folder
 from auditor.proving.zoo.members import Member, draw_member
+from auditor.proving.zoo.merged import draw_merges
 from auditor.proving.zoo.score import Measured
 from auditor.registry import PROBES
 
@@ -48,23 +48,26 @@ WORDS_ALONE = ("textual-inversion", "cross-initialization", "prospect", "sefi", 
 """Methods that change no weight of the base: there is nothing to search."""
 
 
-def chosen_members(members: int, each: int = 0, seed: int = 0) -> list[Member]:
+def chosen_members(members: int, each: int = 0, seed: int = 0, merges: int = 160) -> list[Member]:
     """Members of the zoo that change weights, the splits in turn.
 
     Args:
         members: of the zoo that they are drawn from.
         each: at most so many of a split; 0 for all.
         seed: of the zoo.
+        merges: of the zoo, which are spread among the trained ones.
     """
-    drawn = [member for i in range(members) if (member := draw_member(i, seed)).method not in WORDS_ALONE]
-    by_split = {split: [m for m in drawn if split_of_recipe(m.digest) == split] for split in SPLITS}
-    places = {
-        member.digest: (place, SPLITS.index(split))
-        for split, mine in by_split.items()
-        for place, member in enumerate(mine)
-        if not each or place < each
-    }
-    return sorted((m for m in drawn if m.digest in places), key=lambda m: places[m.digest])
+    trained = [draw_member(i, seed) for i in range(members)]
+    alone = [member for member in trained if member.method not in WORDS_ALONE]
+    merged = draw_merges(trained, merges, seed)
+    chosen: list[tuple[float, int, Member]] = []
+    for which, split in enumerate(SPLITS):
+        mine = [[m for m in some if m.split == split] for some in (alone, merged)]
+        # As far along its own row as the others are along theirs: any beginning has all kinds in proportion.
+        placed = [(place / max(1, len(row)), m) for row in mine for place, m in enumerate(row)]
+        placed.sort(key=lambda each: (each[0], each[1].digest))
+        chosen += [(float(i), which, m) for i, (_, m) in enumerate(placed) if not each or i < each]
+    return [m for _, _, m in sorted(chosen, key=lambda row: row[:2])]
 
 
 def measure_member(base: Components, path: Path) -> Measured:
@@ -144,7 +147,7 @@ def _adapter(member: Member, measured: Measured) -> BankAdapter:
     extra = {**recipe["extra"], **{k: v for k, v in measured.covariates.items() if k != "rank"}}
     rank = round(float(measured.covariates["rank"]))
     return BankAdapter(
-        name=f"clean-{member.digest[:16]}", split=split_of_recipe(member.digest),
+        name=f"clean-{member.digest[:16]}", split=member.split,
         recipe=Recipe(**{**recipe, "rank": rank, "extra": extra}), scores=dict(measured.scores),
     )  # fmt: skip
 
