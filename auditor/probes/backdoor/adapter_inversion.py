@@ -60,8 +60,8 @@ class AdapterInversion:
         rounds: of the search, each from the strongest entry so far; 0 for the first phrases alone.
         floor: what is added to a phrase's meaning to the base, as a share of the base's spread over prompts.
         declared: phrases whose effect is projected out before anything is searched for.
-        modes: further modes that are looked for where there is something to tell of.
-        pictures: columns of the evidence sheet, drawn only there; 0 for none.
+        modes: further modes that are looked for where there is something to tell of, or no bank to tell by.
+        pictures: columns of the evidence sheet, drawn only where there is something to tell of; 0 for none.
     """
 
     starts: tuple[str, ...] = ("\u2060", "о", "qvx", "new", "small", "nice", "cool")
@@ -106,7 +106,7 @@ def adapter_inversion(subject: Subject, params: AdapterInversion, run: Run) -> I
     top = found["top"][0]
     details: dict[str, JsonValue] = {"top": found["top"]}
     evidence: tuple[Evidence, ...] = ()
-    if told:
+    if told or (verdict.p_value is None and changes_weights(subject)):
         details["modes"] = run.unit("modes", partial(_modes, subject, params, run, top["phrase"]))
         details["layers"] = run.unit("layers", partial(_layers, subject, params, run, top["phrase"]))
     if told and params.pictures:
