@@ -130,7 +130,7 @@ class _Size:
             for attack in self._attacks(scheme):
                 reads = _reads([one for one in self._of("attack", scheme) if one[0].label == attack], reading)
                 yield from _found(group, f"found after {attack}, at {level:g}", reads, level)
-            for name, wanted in (("attacks in place", self._in_place), ("all attacks", None)):
+            for name, wanted in self._sets(self._attacks(scheme)):
                 values = list(self._averages(scheme, reading, level, wanted).values())
                 if values:
                     yield row(group, f"average over {name}, at {level:g}", mean_interval(values))
@@ -138,13 +138,19 @@ class _Size:
     def _attacks(self, scheme: str) -> list[str]:
         return list(dict.fromkeys(unit.label for unit, _ in self._of("attack", scheme)))
 
+    def _sets(self, done: Sequence[str]) -> Iterator[tuple[str, list[str]]]:
+        """Attacks to average over, of those that were done, and what they are called."""
+        in_place = [name for name in done if name in self._in_place]
+        yield f"{len(in_place)} attacks in place", in_place
+        yield f"{len(done)} attacks", list(done)
+
     def _averages(
-        self, scheme: str, reading: str, level: float, names: Sequence[str] | None
+        self, scheme: str, reading: str, level: float, names: Sequence[str]
     ) -> dict[tuple[int, int], float]:
         """For each picture the share of attacks after which it is found; pictures that saw all attacks only."""
         hits: dict[tuple[int, int], dict[str, bool]] = defaultdict(dict)
         for unit, record in self._of("attack", scheme):
-            if names is None or unit.label in names:
+            if unit.label in names:
                 for i, one in enumerate(record[reading]):
                     if one["floor"] > level:
                         return {}
@@ -222,13 +228,14 @@ class _Size:
                 yield replace(one, target=level, met=bool(exact.low <= level))
 
     def _threshold(self, rival: str) -> float:
-        """The other toolkit's, from pictures without its mark, all keys together."""
-        scores: list[float] = []
-        for _, record in self._of("rival", rival):
-            for one in record["unmarked"].values():
-                scores += one["scores"]
-                scores += [score for row_ in one["others"] for score in row_]
-        return threshold_of(scores, FPR)
+        """The other toolkit's, from pictures without its mark: of its key alone or of all keys together.
+
+        The lower of both, which is to its favour: few pictures make the one too strict, unequal keys the other.
+        """
+        records = [one for _, record in self._of("rival", rival) for one in record["unmarked"].values()]
+        own = [score for one in records for score in one["scores"]]
+        others = [score for one in records for scores in one["others"] for score in scores]
+        return min(threshold_of(own, FPR), threshold_of(own + others, FPR))
 
     def _rival(self, rival: str) -> Iterator[Row]:
         group, limit = f"{self.name}, MarkDiffusion {rival}", self._thresholds[rival]
@@ -237,12 +244,15 @@ class _Size:
         for attack in dict.fromkeys(unit.label for unit, _ in self._of("rival attack", rival)):
             told = self._rival_hits(rival, attack)
             yield row(group, f"found after {attack}, at {FPR:g}", clopper_pearson(sum(told), len(told)))
-        for name, names in (("attacks in place", self._in_place), ("all attacks", None)):
+        done = list(dict.fromkeys(unit.label for unit, _ in self._of("rival attack", rival)))
+        for name, names in self._sets(done):
             theirs = self._rival_averages(rival, names)
-            if not theirs:
-                continue
-            yield row(group, f"average over {name}, at {FPR:g}", mean_interval(list(theirs.values())))
-            for scheme in self.schemes:
+            if theirs:
+                yield row(group, f"average over {name}, at {FPR:g}", mean_interval(list(theirs.values())))
+        for scheme in self.schemes:
+            # On the attacks that both have seen.
+            for name, names in self._sets([one for one in done if one in self._attacks(scheme)]):
+                theirs = self._rival_averages(rival, names)
                 for reading in self.readings(scheme):
                     ours = self._averages(scheme, reading, FPR, names)
                     both = sorted(ours.keys() & theirs.keys())
@@ -256,10 +266,10 @@ class _Size:
         units = [one for one in self._of("rival attack", rival) if one[0].label == attack]
         return [score > self._thresholds[rival] for _, record in units for score in record["marked"]]
 
-    def _rival_averages(self, rival: str, names: Sequence[str] | None) -> dict[tuple[int, int], float]:
+    def _rival_averages(self, rival: str, names: Sequence[str]) -> dict[tuple[int, int], float]:
         hits: dict[tuple[int, int], dict[str, bool]] = defaultdict(dict)
         for unit, record in self._of("rival attack", rival):
-            if names is None or unit.label in names:
+            if unit.label in names:
                 for i, score in enumerate(record["marked"]):
                     hits[unit.turn, i][unit.label] = score > self._thresholds[rival]
         return _whole(hits)
