@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from watermark.commands.bind_c2pa import bind_c2pa
 from watermark.commands.certify import certify
 from watermark.commands.detect import detect
 from watermark.commands.embed import embed
@@ -24,6 +25,7 @@ def watermark() -> None:
       auditor watermark embed --key mark.key --prompt "a picture of a red ball" --size 128 -o marked
       auditor watermark detect marked/0000.png --key mark.key
       auditor watermark detect marked/0000.png --key mark.key --nonces marked/issued.jsonl --json
+      auditor watermark bind-c2pa marked/0000.png --key mark.key --cert chain.pem --private-key sign.pem -o out.png
       auditor watermark trace marked/0000.png --key mark.key --users 2048
       auditor watermark certify --scheme tail_sign
       auditor watermark stress --scheme hsqr --attack jpeg=50 --attack regeneration
@@ -33,5 +35,5 @@ def watermark() -> None:
     """  # noqa: D301
 
 
-for command in (keygen, embed, detect, trace, certify, stress):
+for command in (keygen, embed, detect, trace, bind_c2pa, certify, stress):
     watermark.add_command(command)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from auditor.cli.options import PATH, json_option
+from auditor.errors import UsageError
 from auditor.text import inert
 from watermark.commands.common import (
     any_scheme,
@@ -19,8 +20,9 @@ from watermark.commands.common import (
     open_key,
     opened_view,
 )
-from watermark.commands.reading import Picture, exit_code, read_marks, said, witnessed
+from watermark.commands.reading import Picture, exit_code, read_marks, said, with_manifest, witnessed
 from watermark.detection import Decision
+from watermark.picture_scheme import PictureScheme
 from watermark.scheme import LatentScheme
 
 if TYPE_CHECKING:
@@ -50,6 +52,7 @@ __all__ = ["detect", "document", "read_log", "tell"]
     help="Log of issued nonces: says whether a mark was issued, and for this picture.",
 )
 @click.option("--bind", is_flag=True, help="Says whether a nonce is bound to what the picture shows (embed --bind).")
+@click.option("--c2pa", is_flag=True, help="Says whether the picture's C2PA manifest and its mark name each other.")
 @click.option("--payload", default=None, metavar="HEX", help="Test for this payload, where it is known.")
 @click.option(
     "--alpha", type=float, default=1e-6, show_default=True, callback=level, help="Rate of false alarms."
@@ -69,6 +72,7 @@ def detect(
     nonces: Path | None,
     log_path: Path | None,
     bind: bool,
+    c2pa: bool,
     payload: str | None,
     alpha: float,
     format_: str,
@@ -79,7 +83,8 @@ def detect(
     picture is. The model need not have drawn it: without the adapter, its base does.
 
     A mark can be genuine and be in a picture that it was never made for, drawn from noise that was taken from another.
-    --issued and --bind tell: such a picture counts as not marked.
+    --issued and --bind tell: such a picture counts as not marked. --c2pa tells MATCH, WATERMARK-ONLY, METADATA-ONLY and
+    CONFLICT, of which the last counts as not marked too; trust in who signed is not judged.
 
     \b
     Examples:
@@ -93,12 +98,16 @@ def detect(
     """  # noqa: D301
     chosen, key = any_scheme(scheme), open_key(key_path)
     given = None if payload is None else from_hex(payload, "the payload")
+    if isinstance(chosen, PictureScheme) and (c2pa or bind or log_path is not None):
+        raise UsageError(f"marks of {chosen.id} have no nonce that a manifest, a log or a binding could speak of")
     log = read_log(nonces, key)
     witnesses = read_log(log_path, key) if log_path is not None else None
     with opened_view(model, revision, allow_download, device, adapters) as view:
         pictures = read_marks(images, view, chosen, key, alpha, log, given)
         if witnesses is not None or bind:
             pictures = [witnessed(each, chosen, key, alpha, witnesses, bind) for each in pictures]
+        if c2pa:
+            pictures = [with_manifest(each, chosen, key, alpha) for each in pictures]
     if format_ == "json":
         about = {"scheme": chosen.id, "key": key.id, "alpha": alpha}
         click.echo(json.dumps({**about, "pictures": [document(each, alpha) for each in pictures]}, indent=2))
@@ -126,6 +135,9 @@ def document(picture: Picture, alpha: float) -> dict[str, Any]:
     told |= {"decision": str(found.decide(alpha)), **found.document()}
     if picture.witness is not None:
         told["witness"] = {**picture.witness.document(), "against": picture.witness.against}
+    if picture.provenance is not None:
+        state, why, manifest = picture.provenance
+        told["provenance"] = {"state": str(state), "why": why, "manifest": manifest and manifest.document()}
     return told
 
 

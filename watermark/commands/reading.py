@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from auditor.errors import AuditorError, UsageError, combine_exit_codes
+from auditor.errors import AuditorError, MalformedArtifact, UsageError, combine_exit_codes
 from auditor.text import inert
 from watermark.detection import Decision, Detection
 
@@ -17,10 +17,11 @@ if TYPE_CHECKING:
     from watermark.inversion import Reached
     from watermark.issued import Issued
     from watermark.keys import MasterKey
+    from watermark.manifests import Manifest, Provenance
     from watermark.picture_scheme import PictureScheme
     from watermark.scheme import LatentScheme
 
-__all__ = ["EXITS", "Picture", "exit_code", "read_marks", "said", "witnessed"]
+__all__ = ["EXITS", "Picture", "exit_code", "named_mark", "read_marks", "said", "with_manifest", "witnessed"]
 
 EXITS = {Decision.MARKED: 0, Decision.NOT_MARKED: 1, Decision.INCONCLUSIVE: 3}
 
@@ -41,12 +42,14 @@ class Picture:
         reached: where it got to on the ladder.
         error: what kept it from there.
         witness: what speaks for or against a mark that was found, where that was asked.
+        provenance: what mark and manifest say together, why, and the manifest; where that was asked.
     """
 
     path: Path
     reached: Reached | None = None
     error: AuditorError | None = None
     witness: Witness | None = None
+    provenance: tuple[Provenance, str, Manifest | None] | None = None
 
 
 def read_marks(
@@ -143,6 +146,36 @@ def witnessed(
     return replace(picture, witness=witness(key, nonce, image, length, issued, bind))
 
 
+def with_manifest(picture: Picture, scheme: LatentScheme | PictureScheme, key: MasterKey, alpha: float) -> Picture:
+    """The picture with what its mark and its manifest say together.
+
+    Raises:
+        MissingExtra: the library that reads manifests is not there.
+    """
+    from watermark.manifests import compared, read_manifest
+
+    if picture.reached is None:
+        return picture
+    found = named_mark(picture.reached, scheme)
+    decision = found.decide(alpha)
+    if decision is Decision.INCONCLUSIVE:
+        return picture
+    try:
+        manifest = read_manifest(picture.path.read_bytes())
+    except MalformedArtifact:  # a picture of a kind that carries none
+        manifest = None
+    state, why = compared(found, decision is Decision.MARKED, manifest, key)
+    return replace(picture, provenance=(state, why, manifest))
+
+
+def named_mark(reached: Reached, scheme: LatentScheme | PictureScheme) -> Detection:
+    """What was found, with as much of the nonce as a manifest names."""
+    from watermark.forgery.witness import with_whole_nonce
+
+    channels, height, width = reached.latents.shape
+    return with_whole_nonce(reached.detection, scheme.capacity((channels, height, width)))
+
+
 def exit_code(pictures: Sequence[Picture], alpha: float) -> int:
     """The code that wins over all pictures."""
     return combine_exit_codes(_code(picture, alpha) for picture in pictures)
@@ -152,7 +185,8 @@ def _code(picture: Picture, alpha: float) -> int:
     if picture.error is not None:
         return picture.error.exit_code
     assert picture.reached is not None
-    if picture.witness is not None and picture.witness.against:
+    conflict = picture.provenance is not None and picture.provenance[0] == "conflict"
+    if conflict or (picture.witness is not None and picture.witness.against):
         return EXITS[Decision.NOT_MARKED]
     return EXITS[picture.reached.detection.decide(alpha)]
 
@@ -167,6 +201,9 @@ def said(picture: Picture, alpha: float) -> str:
         line += f", payload as read {found.payload.hex()}"
     if picture.witness is not None and picture.witness.against:
         line += f"; but {picture.witness.against}"
+    if picture.provenance is not None:
+        state, why, _ = picture.provenance
+        line += f"; provenance: {str(state).upper()}" + (f" ({why})" if why else "")
     if decision is Decision.INCONCLUSIVE:
         line += f": no picture of this size can come below {found.floor:.2g} with {found.looks:,} looks"
     return line

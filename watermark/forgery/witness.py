@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from auditor.contracts import JsonValue
+from watermark.detection import Detection
 from watermark.forgery.anchors import picture_anchors
 from watermark.forgery.binding import Binding, binding_of
 from watermark.forgery.replay import Standing, distance, perceptual_hash, standing
@@ -17,7 +18,7 @@ from watermark.scheme import Capacity
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["Witness", "bound_length", "witness"]
+__all__ = ["Witness", "bound_length", "with_whole_nonce", "witness"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,11 @@ class Witness:
 def bound_length(capacity: Capacity) -> int:
     """Bytes of the nonce that a detector gets back: those of the blind header, or all where the log is asked."""
     return capacity.nonce_bits // 8 or NONCE_BYTES
+
+
+def with_whole_nonce(found: Detection, capacity: Capacity) -> Detection:
+    """The detection with as much of its nonce as every detector gets back, whether it read blindly or with the log."""
+    return found if found.nonce is None else replace(found, nonce=found.nonce[: bound_length(capacity)])
 
 
 def witness(
