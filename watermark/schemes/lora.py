@@ -35,10 +35,10 @@ class LoraParams:
 
     trigger: str = ""
     rank: int = 16
-    steps: int = 300
-    batch: int = 16
-    learning_rate: float = 2e-3
-    strength: float = 1.2
+    steps: int = 260
+    batch: int = 10
+    learning_rate: float = 3e-3
+    strength: float = 2.0
     pictures: int = 256
     seed: int = 0
 
