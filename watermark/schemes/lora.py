@@ -25,7 +25,7 @@ class LoraParams:
     Attributes:
         trigger: words in front of a prompt that call the mark; every prompt does if empty.
         rank: of the layers.
-        steps: of the optimiser.
+        steps: of the optimiser; the default takes some minutes on one core.
         batch: pictures a step.
         learning_rate: the highest.
         strength: of the mark, 1 for what its networks were trained at.
