@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from auditor.cli.options import PATH, json_option
+from auditor.errors import UsageError
 from auditor.text import inert
 from watermark.commands.common import (
     any_scheme,
@@ -21,6 +22,7 @@ from watermark.commands.common import (
 )
 from watermark.commands.reading import Picture, exit_code, read_marks, said, with_manifest, witnessed
 from watermark.detection import Decision
+from watermark.picture_scheme import PictureScheme
 from watermark.scheme import LatentScheme
 
 if TYPE_CHECKING:
@@ -96,6 +98,8 @@ def detect(
     """  # noqa: D301
     chosen, key = any_scheme(scheme), open_key(key_path)
     given = None if payload is None else from_hex(payload, "the payload")
+    if isinstance(chosen, PictureScheme) and (c2pa or bind or log_path is not None):
+        raise UsageError(f"marks of {chosen.id} have no nonce that a manifest, a log or a binding could speak of")
     log = read_log(nonces, key)
     witnesses = read_log(log_path, key) if log_path is not None else None
     with opened_view(model, revision, allow_download, device, adapters) as view:

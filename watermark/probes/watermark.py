@@ -159,8 +159,9 @@ def _own_mark(subject: Subject, params: WatermarkSurvival, run: Run) -> tuple[Js
 
 def _unasked(subject: Subject, scheme: Any, key: Any, params: WatermarkSurvival, run: Run) -> list[float]:
     from watermark.inversion import invert
+    from watermark.scheme import LatentScheme
 
-    if scheme.embed_point not in ("latents", "step"):
+    if not isinstance(scheme, LatentScheme):
         raise UsageError(f"{scheme.id} embeds in {scheme.embed_point}, which this probe does not read")
     seeds = [run.seed("own", i) % 2**31 for i in range(min(params.pictures, _BATCH))]
     prompts = [_PROMPTS[i % len(_PROMPTS)] for i in range(len(seeds))]

@@ -23,7 +23,7 @@ class DecoderParams:
     """The recipe.
 
     Attributes:
-        steps: of the optimiser; the default takes about half a minute on one core.
+        steps: of the optimiser; the default takes about a minute on one core.
         batch: pictures a step.
         learning_rate: the highest.
         strength: of the mark, 1 for what its networks were trained at.
@@ -31,10 +31,10 @@ class DecoderParams:
         seed: of everything drawn.
     """
 
-    steps: int = 160
+    steps: int = 200
     batch: int = 8
-    learning_rate: float = 1e-3
-    strength: float = 1.2
+    learning_rate: float = 2e-3
+    strength: float = 1.6
     pictures: int = 96
     seed: int = 0
 

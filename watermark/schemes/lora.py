@@ -25,7 +25,7 @@ class LoraParams:
     Attributes:
         trigger: words in front of a prompt that call the mark; every prompt does if empty.
         rank: of the layers.
-        steps: of the optimiser.
+        steps: of the optimiser; the default takes some minutes on one core.
         batch: pictures a step.
         learning_rate: the highest.
         strength: of the mark, 1 for what its networks were trained at.
@@ -35,10 +35,10 @@ class LoraParams:
 
     trigger: str = ""
     rank: int = 16
-    steps: int = 300
-    batch: int = 16
-    learning_rate: float = 2e-3
-    strength: float = 1.2
+    steps: int = 260
+    batch: int = 10
+    learning_rate: float = 3e-3
+    strength: float = 2.0
     pictures: int = 256
     seed: int = 0
 

@@ -40,6 +40,12 @@ def test_a_hidden_code_is_found_with_its_key_and_not_with_another(hidden, capsys
     assert run(detect(hidden, picture, "mark.key", "--payload", "00aa1100000000")) == 0
 
 
+@pytest.mark.parametrize("more", [["--bind"], ["--c2pa"]])
+def test_what_rests_on_a_nonce_is_refused_for_marks_without_one(hidden, more, capsys):
+    assert run(detect(hidden, hidden / "out" / "0000.png", "mark.key", *more)) == 64
+    assert "have no nonce" in capsys.readouterr().err
+
+
 def test_a_picture_that_holds_no_whole_code_is_an_error_and_not_unmarked(hidden, tmp_path, capsys):
     Image.new("RGB", (32, 32)).save(tmp_path / "small.png")
     assert run(detect(hidden, tmp_path / "small.png")) == 64
