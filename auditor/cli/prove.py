@@ -162,6 +162,33 @@ def pairs(
     _print_table(out, "pairs")
 
 
+@prove.command("inversions")
+@_OUT
+@click.option("--members", type=click.IntRange(40), default=800, show_default=True, help="Of the zoo, made before.")
+@click.option("--each", type=click.IntRange(0), default=120, show_default=True, help="At most of a split; 0 for all.")
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Of the zoo.")
+@click.option(
+    "--alpha", type=click.FloatRange(0, 0.5, min_open=True), default=0.01, show_default=True, help="Level."
+)
+@_ZOO
+@_SHARD
+@click.pass_context
+def inversions(ctx: click.Context, /, out: Path, **given: Any) -> None:
+    """Search the zoo's adapters for hidden phrases, and write the bank that the search is judged by.
+
+    \b
+    Example:
+      auditor prove inversions -o proof/inversions
+    """  # noqa: D301
+    from auditor.cli.progress import TaskProgress
+    from auditor.proving.zoo.inversions import prove_inversions
+
+    _remember(ctx, "inversions", out)
+    with TaskProgress("searching adapters") as progress:
+        prove_inversions(out, progress, **given)
+    _print_table(out, "inversions")
+
+
 @prove.command("spine")
 @_OUT
 @click.option(
