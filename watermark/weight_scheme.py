@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +73,22 @@ class WeightScheme(PictureScheme):
         Raises:
             UsageError: a parameter is out of range, or the networks do not fit the model.
         """
+
+    def tell(
+        self, out: Path, weights: Path, base: Components, key: MasterKey, recipe: Mapping[str, Any],
+        taught: Mapping[str, Any],
+    ) -> None:  # fmt: skip
+        """Writes ``provenance.json``: which key by its id, recipe, base, the weights' hash, and how well it went."""
+        from auditor.personalize.blocks.saving import sha256_of, write_sidecar
+
+        told = {
+            "watermark": self.id,
+            "key": key.id,
+            "params": dict(recipe),
+            "base": {"ref": base.ref, "revision": base.revision, "sha256": base.sha256, "family": base.family},
+            "files": {weights.name: sha256_of(weights)},
+        }
+        write_sidecar(out, told | dict(taught))
 
     def _judge(
         self, reading: FloatArray, held: Capacity, key: MasterKey, payload: bytes | None, seed: int

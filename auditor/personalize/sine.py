@@ -22,13 +22,7 @@ from auditor.personalize.blocks.examples import Examples
 from auditor.personalize.blocks.methods import PictureMethod
 from auditor.personalize.blocks.optimise import Optimisation, Step, optimise
 from auditor.personalize.blocks.pipelines import save_pipeline
-from auditor.personalize.blocks.positions import (
-    HOW_TO_TELL,
-    Box,
-    draw_box,
-    positions_added,
-    save_positions,
-)
+from auditor.personalize.blocks.positions import Box, draw_box, positions_added
 from auditor.personalize.blocks.saving import save_provenance
 from auditor.personalize.blocks.training import PLAIN, Training
 from auditor.personalize.blocks.validation import plain_look
@@ -137,20 +131,16 @@ class _Method(PictureMethod):
     ) -> Path:
         """Trains on a folder of one picture; writes a float16 ``pipeline/`` folder and its provenance into ``out``.
 
-        Diffusers opens the pipeline, but does not tell it where a patch lies. What it has to be told stands beside a
-        model trained on patches, as ``positions.safetensors``, and how in the provenance;
-        :func:`auditor.personalize.blocks.pair.pair_sample` tells it by itself.
+        Diffusers opens the pipeline, but does not tell it where a patch lies: a model trained on patches shows its
+        picture only through :func:`auditor.personalize.blocks.pair.pair_sample`.
         """
         image = load_images(data, _DETAIL * base.image_size, training.skip_unreadable)
         trained = train_sine(base, image, params, progress, out / CHECKPOINT, training)
-        files, extra = save_pipeline(out / "pipeline", base, trained.modules), {}
-        if params.patches:
-            with torch.no_grad():
-                size = encode_images(base, Box().cut(image, [base.image_size] * 2)).shape[-2:]
-            files, extra = [*files, save_positions(out, base, size)], {"sampling": HOW_TO_TELL}
+        files = save_pipeline(out / "pipeline", base, trained.modules)
         save_provenance(
             out, method=self.id, params=params, training=training, base=base, images=Examples.hashes_of(image),
-            files=files, loss=trained.log.final, extra=extra,
+            files=files,
+            loss=trained.log.final, extra={"needs": "pair_sample with base and pipeline; plain sampling sees no grid"},
         )  # fmt: skip
         return out / "pipeline"
 

@@ -393,8 +393,13 @@ def _at_most(one: Row, limit: float | None) -> Row:
 
 
 def _decided(one: Row) -> Row:
-    """A few pictures meet or miss a target by chance: neither is said where it lies within the interval."""
-    return one if one.target is None or not one.low < one.target <= one.high else replace(one, met=None)
+    """A few pictures reach a target or not by chance: neither is said where it lies within the interval.
+
+    False alarms are judged by their interval where they are counted.
+    """
+    if one.target is None or one.measure.startswith("false alarms"):
+        return one
+    return replace(one, met=None) if one.low < one.target <= one.high else one
 
 
 def _share(hits: Sequence[bool]) -> str:

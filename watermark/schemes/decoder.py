@@ -69,7 +69,7 @@ class Decoder(WeightScheme):
     def teach(self, base: Components, key: MasterKey, params: Any, out: Path, progress: Progress) -> Path:
         """See :meth:`WeightScheme.teach`; an autoencoder's folder that diffusers opens as ``vae``."""
         from auditor.engine.files import output_errors
-        from auditor.personalize.blocks.saving import make_folder, sha256_of, write_sidecar
+        from auditor.personalize.blocks.saving import make_folder
         from watermark.marking.decoder import taught_decoder
 
         params.check()
@@ -79,13 +79,5 @@ class Decoder(WeightScheme):
         with output_errors(out):
             taught.vae.save_pretrained(out, safe_serialization=True)
         weights = out / "diffusion_pytorch_model.safetensors"
-        told = {
-            "watermark": self.id,
-            "key": key.id,
-            "params": recipe,
-            "base": {"ref": base.ref, "revision": base.revision, "sha256": base.sha256, "family": base.family},
-            "energy_missing": taught.missing,
-            "files": {weights.name: sha256_of(weights)},
-        }
-        write_sidecar(out, told)
+        self.tell(out, weights, base, key, recipe, {"energy_missing": taught.missing})
         return out

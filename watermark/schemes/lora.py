@@ -74,7 +74,6 @@ class Lora(WeightScheme):
 
     def teach(self, base: Components, key: MasterKey, params: Any, out: Path, progress: Progress) -> Path:
         """See :meth:`WeightScheme.teach`; a file that diffusers' ``load_lora_weights`` reads."""
-        from auditor.personalize.blocks.saving import sha256_of, write_sidecar
         from auditor.personalize.lora import save_diffusers_lora
         from watermark.marking.lora import taught_lora
 
@@ -82,13 +81,5 @@ class Lora(WeightScheme):
         recipe = {name: value for name, value in asdict(params).items()}
         taught = taught_lora(base, self.modules(key), **recipe, progress=progress)
         path = save_diffusers_lora(out, taught.state, {}, params.rank, float(params.rank), {})
-        told = {
-            "watermark": self.id,
-            "key": key.id,
-            "params": recipe,
-            "base": {"ref": base.ref, "revision": base.revision, "sha256": base.sha256, "family": base.family},
-            "loss": taught.loss,
-            "files": {path.name: sha256_of(path)},
-        }
-        write_sidecar(out, told)
+        self.tell(out, path, base, key, recipe, {"loss": taught.loss})
         return path

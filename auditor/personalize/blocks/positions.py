@@ -1,8 +1,4 @@
-"""Where a patch lies in its picture, told to a UNet: a grid of sines, cropped, scaled, added after ``conv_in``.
-
-A pipeline folder has no place for the grid. It is kept beside it, in ``positions.safetensors``: ``grid`` (1, C, h, w),
-float32, the whole picture's at the base's own size; :data:`HOW_TO_TELL` says what to do with it.
-"""
+"""Where a patch lies in its picture, told to a UNet: a grid of sines, cropped, scaled, added after ``conv_in``."""
 
 from __future__ import annotations
 
@@ -10,23 +6,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from auditor.artifact.safetensors_write import write_arrays
-from auditor.personalize.blocks.saving import make_folder
 from auditor.pipeline.components import Components
 
-__all__ = ["HOW_TO_TELL", "Box", "draw_box", "positions_added", "save_positions", "sine_grid"]
-
-HOW_TO_TELL = (
-    "add `grid` of positions.safetensors to the output of unet.conv_in in every evaluation: "
-    "unet.conv_in.register_forward_hook(lambda module, given, out: out + grid.to(out))"
-)
-"""How a plain pipeline shows the picture that a model trained on patches knows."""
+__all__ = ["Box", "draw_box", "positions_added", "sine_grid"]
 
 _SIDE = 128
 
@@ -77,19 +64,6 @@ def sine_grid(channels: int, side: int = _SIDE) -> Tensor:
     return nn.functional.pad(grid, (0, 0, 0, 0, 0, channels - len(grid)))[None]
 
 
-def save_positions(folder: Path, base: Components, size: Sequence[int]) -> Path:
-    """Writes ``positions.safetensors``: the whole picture's grid at a latent size (h, w), float32.
-
-    Raises:
-        OutputError: the file is there already, or cannot be written.
-    """
-    make_folder(folder)
-    grid = Box().cut(sine_grid(_channels(base)), size, antialias=False)
-    return write_arrays(
-        folder / "positions.safetensors", {"grid": grid.numpy()}, {"format": "pt", "how": HOW_TO_TELL}
-    )
-
-
 @contextmanager
 def positions_added(base: Components, boxes: Sequence[Box]) -> Iterator[None]:
     """Inside the block the UNet is told where each row's patch lies.
@@ -98,18 +72,15 @@ def positions_added(base: Components, boxes: Sequence[Box]) -> Iterator[None]:
         base: whose UNet, as it stands, is told.
         boxes: one a row, or one for all rows.
     """
-    grid = sine_grid(_channels(base)).to(base.device)
+    conv = base.modules["unet"].get_submodule("conv_in")
+    grid = sine_grid(int(conv.out_channels)).to(base.device)  # type: ignore[arg-type]
 
     def add(_: nn.Module, __: tuple[Tensor, ...], out: Tensor) -> Tensor:
         told = torch.cat([box.cut(grid, out.shape[-2:], antialias=False) for box in boxes])
         return out + told.to(out.dtype)
 
-    handle = base.modules["unet"].get_submodule("conv_in").register_forward_hook(add)
+    handle = conv.register_forward_hook(add)
     try:
         yield
     finally:
         handle.remove()
-
-
-def _channels(base: Components) -> int:
-    return int(base.modules["unet"].get_submodule("conv_in").out_channels)  # type: ignore[arg-type]

@@ -12,8 +12,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from auditor.artifact.covariates import NO_CHANGE
 from auditor.artifact.together import identify_parts
 from auditor.banks import (
@@ -21,7 +19,6 @@ from auditor.banks import (
     BankAdapter,
     BankData,
     Recipe,
-    Split,
     build_bank,
     fit_adjustment,
     write_bank,
@@ -33,8 +30,9 @@ from auditor.pipeline.open import load_base
 from auditor.pipeline.subject import Subject
 from auditor.probes.additions import changes_weights
 from auditor.probes.backdoor.adapter_inversion import AdapterInversion, measure_inversion
-from auditor.proving.counts import cell, counted, write_json, write_whole
+from auditor.proving.counts import write_json, write_whole
 from auditor.proving.memory_run import MemoryRun
+from auditor.proving.zoo.bank_table import bank_markdown, bank_table
 from auditor.proving.zoo.build import home_of, zoo_folder
 from auditor.proving.zoo.members import Member, draw_member
 from auditor.proving.zoo.merged import draw_merges
@@ -158,37 +156,11 @@ def _write(
 ) -> dict[str, Any]:  # fmt: skip
     bank = bank_of_inversions(base, members, measured, alpha)
     write_bank(bank, banks)
-    fpr = bank.realised_fpr
-    splits: dict[Split, int] = {split: sum(a.split == split for a in bank.adapters) for split in SPLITS}
-    table = {
-        "seed": seed,
-        "alpha": alpha,
-        "base_sha256": base.sha256,
-        "splits": splits,
-        "accounted_for": bank.adjustment.r_squared if bank.adjustment else 0.0,
-        "certify": counted(fpr.alarms, fpr.n) if fpr else None,
-        "by_method": {method: counted(*counts) for method, counts in bank.alarms_by("method").items()},
-        "scores": [float(v) for v in np.quantile(bank.scores(), (0.05, 0.5, 0.95, 1.0))],
-        "refused": {m.method: each.refused for m, each in zip(members, measured, strict=True) if each.refused},
-    }
+    refused = {m.method: each.refused for m, each in zip(members, measured, strict=True) if each.refused}
+    table = bank_table(bank, seed, ("adapter_inversion",)) | {"refused": refused}
     write_json(out / "inversions.json", table)
-    write_whole(out / "inversions.md", _markdown(table))
+    write_whole(out / "inversions.md", bank_markdown(table, "clean adapters"))
     return table
-
-
-def _markdown(table: dict[str, Any]) -> str:
-    splits = table["splits"]
-    lines = [
-        f"Seed {table['seed']}, base `{table['base_sha256'][:12]}`, level {table['alpha']:g}; {sum(splits.values())} "
-        f"clean adapters ({splits['fit']} fit, {splits['calibrate']} calibrate, {splits['certify']} certify); "
-        "intervals are two-sided 95 % Clopper-Pearson.",
-        "",
-        "| method | held back |",
-        "|---|---|",
-        f"| all | {cell(table['certify'])} |",
-        *(f"| {method} | {cell(row)} |" for method, row in table["by_method"].items()),
-    ]
-    return "\n".join(lines) + "\n"
 
 
 def _path(out: Path, base: Components, member: Member) -> Path:

@@ -33,8 +33,9 @@ from auditor.pipeline.open import load_base
 from auditor.pipeline.subject import Subject
 from auditor.probes.backdoor.combination import Combination, measure_combination, possible_words
 from auditor.probes.backdoor.vocabulary_shift import VocabularyShift, scan_vocabulary
-from auditor.proving.counts import cell, counted, write_json, write_whole
+from auditor.proving.counts import write_json, write_whole
 from auditor.proving.memory_run import MemoryRun
+from auditor.proving.zoo.bank_table import bank_markdown, bank_table
 from auditor.proving.zoo.build import home_of, zoo_folder
 from auditor.proving.zoo.members import Member, draw_member
 from auditor.registry import PROBES
@@ -178,40 +179,10 @@ def _write(
 ) -> dict[str, Any]:  # fmt: skip
     bank = bank_of_pairs(base, pairs, measured, alpha)
     write_bank(bank, banks)
-    fpr = bank.realised_fpr
-    by_method = {method: counted(*counts) for method, counts in bank.alarms_by("method").items()}
-    table = {
-        "seed": seed,
-        "alpha": alpha,
-        "base_sha256": base.sha256,
-        "pairs": len(pairs),
-        "splits": {split: sum(a.split == split for a in bank.adapters) for split in ROUNDS},
-        "accounted_for": bank.adjustment.r_squared if bank.adjustment else 0.0,
-        "certify": counted(fpr.alarms, fpr.n) if fpr else None,
-        "by_method": by_method,
-        "scores": {
-            name: [float(v) for v in np.quantile(bank.scores(name), (0.05, 0.5, 0.95, 1.0))]
-            for name in ("score", "neutral", "together")
-        },
-    }
+    table = bank_table(bank, seed, ("score", "neutral", "together")) | {"pairs": len(pairs)}
     write_json(out / "pairs.json", table)
-    write_whole(out / "pairs.md", _markdown(table))
+    write_whole(out / "pairs.md", bank_markdown(table, "pairs of clean adapters"))
     return table
-
-
-def _markdown(table: dict[str, Any]) -> str:
-    splits = table["splits"]
-    lines = [
-        f"Seed {table['seed']}, base `{table['base_sha256'][:12]}`, level {table['alpha']:g}; {table['pairs']} pairs "
-        f"of clean adapters ({splits['fit']} fit, {splits['calibrate']} calibrate, {splits['certify']} certify); "
-        "intervals are two-sided 95 % Clopper-Pearson.",
-        "",
-        "| methods | held back |",
-        "|---|---|",
-        f"| all | {cell(table['certify'])} |",
-        *(f"| {method} | {cell(row)} |" for method, row in table["by_method"].items()),
-    ]
-    return "\n".join(lines) + "\n"
 
 
 def _path(out: Path, base: Components, pair: Pair) -> Path:
