@@ -88,8 +88,8 @@ class AdapterInversion:
         Reference(scheme="MITRE ATLAS", edition="5.6.0", id="AML.T0018.000"),
         Reference(scheme="NIST AI 100-2", edition="e2025", id="NISTAML.023"),
     ),
-    remediation="Do not serve the adapter. Ask the author for the training data, or unlearn the phrase that was found "
-    "and audit again.",
+    remediation="Look at the pictures of the evidence, ask the author what the phrase is for, and screen the prompts "
+    "that you mean to serve with --prompts.",
     limits="Finds phrases that one inserted entry of the vocabulary wakes, wholly or in part, in prompts of one form. "
     "Triggers of syntax, in the noise or in what no word calls are not searched for; words that the adapter adds "
     "are described elsewhere, not tested.",
