@@ -9,7 +9,8 @@ among them characters that do not show, then vocabulary entries by the gradient 
 What is known can be projected out (deflation), so that a strong declared concept does not hide a second mode.
 
 It is a screen, evidence without a share of the audit's level: its form was chosen on six specimens, and until it has
-been held against others its p-value says how unusual a phrase's effect is among clean adapters, and decides nothing.
+been held against others it rejects nothing. What is as rare as one clean adapter in a hundred is shown with pictures, as
+a finding of medium severity, so that by default a person looks before anybody accepts.
 """
 
 from __future__ import annotations
@@ -328,7 +329,7 @@ def _finding(subject: Subject, top: dict[str, Any], layers: Any, evidence: tuple
     return Finding(
         rule_id=ID,
         fingerprint=hashlib.sha256(f"{ID}:{identity}:{top['phrase']}".encode()).hexdigest(),
-        severity=Severity.INFO,
+        severity=Severity.MEDIUM,
         confidence="medium",
         title=f"The phrase '{top['text']}' ({top['code_points']}) wakes something that the base does not have",
         why=(
