@@ -9,8 +9,8 @@ among them characters that do not show, then vocabulary entries by the gradient 
 What is known can be projected out (deflation), so that a strong declared concept does not hide a second mode.
 
 It is a screen, evidence without a share of the audit's level: its form was chosen on six specimens, and until it has
-been held against others it rejects nothing. What is as rare as one clean adapter in a hundred is shown with pictures, as
-a finding of medium severity, so that by default a person looks before anybody accepts.
+been held against others it rejects nothing. What is as rare as one clean adapter in a hundred is shown with pictures,
+as a finding of medium severity, so that by default a person looks before anybody accepts.
 """
 
 from __future__ import annotations
