@@ -224,7 +224,8 @@ def test_figures_are_those_of_the_records(bench, tmp_path):
     assert (exceeded["value"], exceeded["met"]) == (0.3, False)
     assert other["false alarms at 0.1, natural: 30 of 100"]["met"] is False
     assert other["false alarms at 0.001, all: 0 of 300"]["met"] is True
-    assert other["marked noise told from plain, best classifier"]["met"] is True
+    # So few pictures do not tell on which side of the limit it lies.
+    assert other["marked noise told from plain, best classifier"]["met"] is None
     rival = figures(record, "MarkDiffusion GS")
     assert rival["found as drawn, at 0.01"]["value"] == 0.5
     assert rival["tail_sign, log, less it: average over 1 attacks in place, at 0.01"]["value"] == 1
