@@ -33,6 +33,12 @@ _ZOO = click.option(
 _SHARD = click.option(
     "--shard", type=Shard(), default="1/1", metavar="K/N", help="Do the K-th of N parts, to run several side by side."
 )
+_ALPHA = click.option(
+    "--alpha", type=click.FloatRange(0, 0.5, min_open=True), default=0.01, show_default=True, help="Level."
+)
+_MEMBERS = click.option(
+    "--members", type=click.IntRange(40), default=800, show_default=True, help="Of the zoo, made before."
+)
 _ATTACKS = click.option("--attacks", default="", metavar="A,B", help="Only these attacks; all by default.")
 _SPECIMENS = click.option(
     "--specimens",
@@ -96,9 +102,7 @@ def world(ctx: click.Context, out: Path, n: int, device: str) -> None:
 @click.option(
     "--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Seed of all recipes."
 )
-@click.option(
-    "--alpha", type=click.FloatRange(0, 0.5, min_open=True), default=0.01, show_default=True, help="Level."
-)
+@_ALPHA
 @click.option(
     "--merges", type=click.IntRange(0), default=160, show_default=True, help="Merges of low-rank members on top."
 )
@@ -136,11 +140,9 @@ def zoo(
 
 @prove.command("pairs")
 @_OUT
-@click.option("--members", type=click.IntRange(40), default=800, show_default=True, help="Of the zoo, made before.")
+@_MEMBERS
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Of zoo and pairs.")
-@click.option(
-    "--alpha", type=click.FloatRange(0, 0.5, min_open=True), default=0.01, show_default=True, help="Level."
-)
+@_ALPHA
 @_ZOO
 @_SHARD
 @click.pass_context
@@ -164,12 +166,10 @@ def pairs(
 
 @prove.command("inversions")
 @_OUT
-@click.option("--members", type=click.IntRange(40), default=800, show_default=True, help="Of the zoo, made before.")
+@_MEMBERS
 @click.option("--each", type=click.IntRange(0), default=120, show_default=True, help="At most of a split; 0 for all.")
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True, help="Of the zoo.")
-@click.option(
-    "--alpha", type=click.FloatRange(0, 0.5, min_open=True), default=0.01, show_default=True, help="Level."
-)
+@_ALPHA
 @_ZOO
 @_SHARD
 @click.pass_context

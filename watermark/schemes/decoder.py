@@ -73,7 +73,7 @@ class Decoder(WeightScheme):
         from watermark.marking.decoder import taught_decoder
 
         params.check()
-        recipe = {name: value for name, value in asdict(params).items()}
+        recipe = asdict(params)
         taught = taught_decoder(base, self.modules(key), **recipe, progress=progress)
         make_folder(out)
         with output_errors(out):

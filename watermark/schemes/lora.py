@@ -78,7 +78,7 @@ class Lora(WeightScheme):
         from watermark.marking.lora import taught_lora
 
         params.check()
-        recipe = {name: value for name, value in asdict(params).items()}
+        recipe = asdict(params)
         taught = taught_lora(base, self.modules(key), **recipe, progress=progress)
         path = save_diffusers_lora(out, taught.state, {}, params.rank, float(params.rank), {})
         self.tell(out, path, base, key, recipe, {"loss": taught.loss})

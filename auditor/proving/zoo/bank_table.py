@@ -1,4 +1,4 @@
-"""What a bank says of itself, as a table: splits, false alarms on the certify split over all and by method, scores."""
+"""Members of the zoo as a bank has them, and what a bank says of itself: splits, false alarms, scores."""
 
 from __future__ import annotations
 
@@ -7,10 +7,31 @@ from typing import Any
 
 import numpy as np
 
-from auditor.banks import SPLITS, BankData
+from auditor.banks import SPLITS, BankAdapter, BankData, Recipe
 from auditor.proving.counts import cell, counted
+from auditor.proving.zoo.members import Member
+from auditor.proving.zoo.score import Measured
 
-__all__ = ["bank_markdown", "bank_table"]
+__all__ = ["COMPARED", "bank_adapter", "bank_markdown", "bank_table"]
+
+COMPARED = ("kind", "touched")
+"""Named covariates that clean scores are compared by."""
+
+
+def bank_adapter(member: Member, measured: Measured) -> BankAdapter:
+    """A member with its split, recipe and scores.
+
+    The rank that the file shows is what a subject's will be compared with, not the one that was asked for.
+    """
+    recipe = member.recipe()
+    extra = {**recipe["extra"], **{k: v for k, v in measured.covariates.items() if k != "rank"}}
+    rank = round(float(measured.covariates["rank"]))
+    return BankAdapter(
+        name=f"clean-{member.digest[:16]}",
+        split=member.split,
+        recipe=Recipe(**{**recipe, "rank": rank, "extra": extra}),
+        scores=dict(measured.scores),
+    )
 
 
 def bank_table(bank: BankData, seed: int, scores: Sequence[str]) -> dict[str, Any]:

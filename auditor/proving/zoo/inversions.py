@@ -16,9 +16,7 @@ from auditor.artifact.covariates import NO_CHANGE
 from auditor.artifact.together import identify_parts
 from auditor.banks import (
     SPLITS,
-    BankAdapter,
     BankData,
-    Recipe,
     build_bank,
     fit_adjustment,
     write_bank,
@@ -32,19 +30,15 @@ from auditor.probes.additions import changes_weights
 from auditor.probes.backdoor.adapter_inversion import AdapterInversion, measure_inversion
 from auditor.proving.counts import write_json, write_whole
 from auditor.proving.memory_run import MemoryRun
-from auditor.proving.zoo.bank_table import bank_markdown, bank_table
+from auditor.proving.zoo.bank_table import COMPARED, bank_adapter, bank_markdown, bank_table
 from auditor.proving.zoo.build import home_of, zoo_folder
+from auditor.proving.zoo.forensics import EXPECTED
 from auditor.proving.zoo.members import Member, draw_member
 from auditor.proving.zoo.merged import draw_merges
 from auditor.proving.zoo.score import Measured
 from auditor.registry import PROBES
 
 __all__ = ["bank_of_inversions", "chosen_members", "measure_member", "prove_inversions"]
-
-COMPARED = ("kind", "touched")
-WORDS_ALONE = ("textual-inversion", "cross-initialization", "prospect", "sefi", "hifi")
-"""Methods that change no weight of the base: there is nothing to search."""
-
 
 def chosen_members(members: int, each: int = 0, seed: int = 0, merges: int = 160) -> list[Member]:
     """Members of the zoo that change weights, the splits in turn.
@@ -56,7 +50,8 @@ def chosen_members(members: int, each: int = 0, seed: int = 0, merges: int = 160
         merges: of the zoo, which are spread among the trained ones.
     """
     trained = [draw_member(i, seed) for i in range(members)]
-    alone = [member for member in trained if member.method not in WORDS_ALONE]
+    # Words alone change no weight of the base: there is nothing to search.
+    alone = [member for member in trained if "embedding" not in EXPECTED[member.method]]
     merged = draw_merges(trained, merges, seed)
     chosen: list[tuple[float, int, Member]] = []
     for which, split in enumerate(SPLITS):
@@ -131,22 +126,12 @@ def bank_of_inversions(
     base: Components, members: Sequence[Member], measured: Sequence[Measured], alpha: float
 ) -> BankData:
     """The bank ``embedded.adapter_inversion``."""
-    adapters = [_adapter(m, each) for m, each in zip(members, measured, strict=True) if each.scores]
+    adapters = [bank_adapter(m, each) for m, each in zip(members, measured, strict=True) if each.scores]
     score = "adapter_inversion"
     return build_bank(
         id=f"embedded.{score}@1", probe=PROBES.get("backdoor.adapter_inversion"), base_sha256=base.sha256, score=score,
         adapters=adapters, alpha=alpha, params=AdapterInversion(),
         adjustment=fit_adjustment(adapters, score, {"denoiser_norm": NO_CHANGE}, COMPARED),
-    )  # fmt: skip
-
-
-def _adapter(member: Member, measured: Measured) -> BankAdapter:
-    recipe = member.recipe()
-    extra = {**recipe["extra"], **{k: v for k, v in measured.covariates.items() if k != "rank"}}
-    rank = round(float(measured.covariates["rank"]))
-    return BankAdapter(
-        name=f"clean-{member.digest[:16]}", split=member.split,
-        recipe=Recipe(**{**recipe, "rank": rank, "extra": extra}), scores=dict(measured.scores),
     )  # fmt: skip
 
 

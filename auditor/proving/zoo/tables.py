@@ -12,7 +12,6 @@ from auditor.artifact.covariates import NO_CHANGE
 from auditor.banks import (
     BankAdapter,
     BankData,
-    Recipe,
     build_bank,
     fit_adjustment,
     write_bank,
@@ -22,6 +21,7 @@ from auditor.probes.backdoor.vocabulary_shift import VocabularyShift
 from auditor.probes.behaviour.drift import Drift
 from auditor.proving.counts import cell, counted, write_json, write_whole
 from auditor.proving.table import csv_text
+from auditor.proving.zoo.bank_table import COMPARED, bank_adapter
 from auditor.proving.zoo.forensics import confusion
 from auditor.proving.zoo.merged import MERGE
 from auditor.proving.zoo.spectra import SPECTRAL, spectral_bank
@@ -31,9 +31,6 @@ if TYPE_CHECKING:
     from auditor.proving.zoo.prove import Record
 
 __all__ = ["banks_of", "write_zoo"]
-
-COMPARED = ("kind", "touched")
-
 
 def banks_of(base: Components, records: Sequence[Record], alpha: float) -> dict[str, BankData]:
     """A bank for every calibrated probe, by its short name, from the members on which it measures anything."""
@@ -78,17 +75,7 @@ def write_zoo(
 
 
 def _adapter(record: Record) -> BankAdapter:
-    member, measured = record.member, record.measured.rescaled()
-    recipe = member.recipe()
-    extra = {**recipe["extra"], **{k: v for k, v in measured.covariates.items() if k != "rank"}}
-    rank = round(float(measured.covariates["rank"]))
-    # The rank that the file shows is what a subject's will be compared with, not the one that was asked for.
-    return BankAdapter(
-        name=f"clean-{member.digest[:16]}",
-        split=member.split,
-        recipe=Recipe(**{**recipe, "rank": rank, "extra": extra}),
-        scores=dict(measured.scores),
-    )
+    return bank_adapter(record.member, record.measured.rescaled())
 
 
 def _fit_scales(records: Sequence[Record]) -> dict[str, float]:
